@@ -1,0 +1,95 @@
+"""Backward: from a loss to every trainable leaf, each operation once, newest first.
+
+An operation is always newer than the operations that made its inputs. So if the newest one that
+has been reached is always taken next, all who used its result have already handed in their part
+of its gradient: the chain rule's sum is complete when it is needed. And only what the gradient
+reaches is visited: below the lowest trainable leaf nothing is recorded, so nothing is walked.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd.function import Function
+from minilora.autograd.tensor import Tensor
+from minilora.errors import DTypeError, ShapeError, TapeError
+
+
+def backward(loss: Tensor, gradient: Any = None) -> dict[Tensor, np.ndarray]:
+    """The gradient of `loss` for each trainable leaf that it was made from, as values.
+
+    Writes to no tensor, so several threads may run it over tapes that share their parameters.
+    Arrays kept for backward are let go as soon as they have been used.
+
+    gradient   dL/dloss, of loss's shape; 1 if left out, which needs `loss` to be a scalar.
+
+    Raises TapeError (nothing recorded, not a scalar, backward twice), ShapeError, DTypeError.
+    """
+    seed = _seed(loss, gradient)
+    if loss.node is None:
+        return {loss: seed}
+    gradients: dict[Function | Tensor, np.ndarray] = {loss.node: seed}
+    waiting = [(-loss.node.order, loss.node)]
+    while waiting:
+        _, op = heapq.heappop(waiting)
+        dinputs = op.backward(gradients.pop(op))
+        op.release()
+        for edge, dinput in zip(op.edges, _as_tuple(dinputs), strict=True):
+            if edge is None:
+                continue
+            if dinput is None:
+                raise TapeError(
+                    f"{type(op).__name__}.backward gave None where a gradient was wanted"
+                )
+            if edge in gradients:
+                gradients[edge] = gradients[edge] + dinput  # used twice: the parts add up
+                continue
+            gradients[edge] = dinput
+            if isinstance(edge, Function):
+                heapq.heappush(waiting, (-edge.order, edge))
+    return gradients  # type: ignore[return-value]  # every operation has been taken out
+
+
+def tape(loss: Tensor) -> Iterator[Function]:
+    """Every recorded operation that `loss` was made by, newest first."""
+    if loss.node is None:
+        return
+    seen = {loss.node}
+    waiting = [(-loss.node.order, loss.node)]
+    while waiting:
+        _, op = heapq.heappop(waiting)
+        yield op
+        for edge in op.edges:
+            if isinstance(edge, Function) and edge not in seen:
+                seen.add(edge)
+                heapq.heappush(waiting, (-edge.order, edge))
+
+
+def _as_tuple(gradients: Any) -> tuple:
+    return gradients if isinstance(gradients, tuple) else (gradients,)
+
+
+def _seed(loss: Tensor, gradient: Any) -> np.ndarray:
+    """dL/dloss: what was given, or 1."""
+    if not loss.requires_grad:
+        raise TapeError(
+            "backward has nowhere to go: this tensor was made from nothing trainable. Set "
+            "requires_grad = True on a leaf, and compute outside of no_grad()"
+        )
+    if gradient is None:
+        if loss.size != 1:
+            raise TapeError(
+                f"backward from a tensor of shape {loss.shape} needs the gradient to start with; "
+                "without one it starts from a scalar only (a loss: use .mean() or .sum())"
+            )
+        return np.ones_like(loss.data)
+    given = gradient.data if isinstance(gradient, Tensor) else np.asarray(gradient)
+    if given.shape != loss.shape:
+        raise ShapeError(f"gradient has shape {given.shape}, the tensor {loss.shape}: must be equal")
+    if given.dtype != loss.dtype:
+        raise DTypeError(f"gradient is {given.dtype}, the tensor {loss.dtype}: must be equal")
+    return given

@@ -1,0 +1,166 @@
+"""A Tensor is an array that remembers which operation made it.
+
+That is all that automatic differentiation needs: follow `node` backwards from a loss and one has
+the whole computation in reverse. A tensor points to the *operation* that made it and not to the
+tensors that went in, so an array that no backward needs is freed as soon as the forward pass has
+done with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minilora.errors import DTypeError, TapeError
+
+if TYPE_CHECKING:
+    from minilora.autograd.function import Function
+
+_mode = threading.local()
+
+
+def grad_enabled() -> bool:
+    """Whether operations of this thread are being recorded."""
+    return getattr(_mode, "enabled", True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside this `with`, in this thread, nothing is recorded and nothing is kept."""
+    before = grad_enabled()
+    _mode.enabled = False
+    try:
+        yield
+    finally:
+        _mode.enabled = before
+
+
+class Tensor:
+    """An array, whether its gradient is wanted, and the operation that made it.
+
+    data            the array. A Python float or a list of floats becomes float32.
+    requires_grad   True for a leaf whose gradient is wanted; only floats can have one.
+    grad            after `backward()`: dLoss/dthis, of the same shape and type; else None.
+    node            the operation on the tape that made this tensor; None for a leaf.
+
+    Raises DTypeError for an integer array that is to have a gradient.
+    """
+
+    __slots__ = ("_requires_grad", "data", "grad", "node")
+    # NumPy must leave `array + tensor` to us instead of adding element by element.
+    __array_ufunc__ = None
+
+    def __init__(self, data: Any, requires_grad: bool = False, node: Function | None = None):
+        if isinstance(data, Tensor):
+            data = data.data
+        array = data if isinstance(data, np.ndarray) else np.asarray(data)
+        if array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
+            array = array.astype(np.float32)
+        self.data: np.ndarray = array
+        self.grad: np.ndarray | None = None
+        self.node = node
+        self._requires_grad = False
+        if requires_grad:
+            self.requires_grad = True
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether backward leads here: a trainable leaf, or made from one."""
+        return self._requires_grad or self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if self.node is not None:
+            raise TapeError(
+                "requires_grad can be set on leaves only, and this tensor was made by "
+                f"{type(self.node).__name__}; use .detach() to get a leaf"
+            )
+        if wanted and self.data.dtype.kind != "f":
+            raise DTypeError(
+                f"a tensor of {self.data.dtype} cannot have a gradient, only floats can; "
+                "convert it first, e.g. Tensor(x.astype(np.float32), requires_grad=True)"
+            )
+        self._requires_grad = bool(wanted)
+        if not wanted:
+            self.grad = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        made = f", made by {type(self.node).__name__}" if self.node is not None else ""
+        wanted = ", requires_grad=True" if self._requires_grad else ""
+        return f"{type(self).__name__}({self.data!r}{wanted}{made})"
+
+    def item(self) -> float:
+        """The one number of a tensor of size 1, as a Python number."""
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        """The array itself, not a copy."""
+        return self.data
+
+    def detach(self) -> Tensor:
+        """The same array as a leaf: no gradient flows through here."""
+        return Tensor(self.data)
+
+    def backward(self, gradient: Any = None) -> None:
+        """Add dself/dleaf to the `.grad` of every trainable leaf that this was made from.
+
+        `gradient` (same shape as self) weighs the elements; it may be left out for a scalar.
+        The core is `minilora.autograd.backward`, which returns the gradients as values.
+        """
+        from minilora.autograd.backward import backward
+
+        for leaf, grad in backward(self, gradient).items():
+            leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+
+    if TYPE_CHECKING:  # taught to Tensor by minilora.ops, which stands above this room
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def exp(self) -> Tensor: ...
+        def log(self) -> Tensor: ...
+        def tanh(self) -> Tensor: ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def reshape(self, *shape: Any) -> Tensor: ...
+        def transpose(self, *axes: Any) -> Tensor: ...
+
+
+class Parameter(Tensor):
+    """A tensor that belongs to a model. Trainable unless frozen by `requires_grad = False`."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True):
+        super().__init__(data, requires_grad)

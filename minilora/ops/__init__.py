@@ -1,0 +1,155 @@
+"""Every differentiable operation, one small class each: formula, forward, backward, what it keeps.
+
+Read `matmul.py` first, then `lora.py`; the rest are variations. Each operation is used through a
+function named after it (`ops.linear(x, W)`), and the simplest through Tensor's operators.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minilora.autograd import Tensor
+from minilora.ops.attention import Attention
+from minilora.ops.cross_entropy import IGNORE, CrossEntropy, LinearCrossEntropy, count_targets
+from minilora.ops.dropout import Dropout
+from minilora.ops.elementwise import (
+    Add,
+    Div,
+    Exp,
+    Log,
+    Mul,
+    Neg,
+    SiLU,
+    Sigmoid,
+    Sub,
+    Tanh,
+)
+from minilora.ops.embedding import Embedding
+from minilora.ops.lora import LoRALinear, lora_linear, lora_linear_composed
+from minilora.ops.matmul import Linear, MatMul
+from minilora.ops.reduce import Max, Mean, Sum
+from minilora.ops.rmsnorm import RMSNorm
+from minilora.ops.rotary import Rotary
+from minilora.ops.shape import Concatenate, Reshape, Slice, Transpose
+from minilora.ops.softmax import LogSoftmax, Softmax
+from minilora.ops.swiglu import SwiGLU
+
+add, sub, mul, div, neg = Add.apply, Sub.apply, Mul.apply, Div.apply, Neg.apply
+exp, log, tanh, sigmoid, silu = Exp.apply, Log.apply, Tanh.apply, Sigmoid.apply, SiLU.apply
+matmul, linear = MatMul.apply, Linear.apply
+embedding, rms_norm, rotary = Embedding.apply, RMSNorm.apply, Rotary.apply
+attention, swiglu = Attention.apply, SwiGLU.apply
+softmax, log_softmax = Softmax.apply, LogSoftmax.apply
+cross_entropy, linear_cross_entropy = CrossEntropy.apply, LinearCrossEntropy.apply
+dropout = Dropout.apply
+
+
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+    """Σ x over `axis` (None: all)."""
+    return Sum.apply(x, axis=axis, keepdims=keepdims)
+
+
+def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """The mean of x over `axis` (None: all)."""
+    return Mean.apply(x, axis=axis, keepdims=keepdims)
+
+
+def max(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+    """The largest of x over `axis` (None: all)."""
+    return Max.apply(x, axis=axis, keepdims=keepdims)
+
+
+def reshape(x: Any, *shape: Any) -> Tensor:
+    """x in another shape; one entry may be -1. Takes numbers or one tuple."""
+    return Reshape.apply(x, shape=_flat(shape))
+
+
+def transpose(x: Any, *axes: Any) -> Tensor:
+    """x with its axes in another order; without `axes`, the last two exchanged."""
+    return Transpose.apply(x, axes=_flat(axes) or None)
+
+
+def concatenate(xs: Any, axis: int = 0) -> Tensor:
+    """Tensors end to end along `axis`."""
+    return Concatenate.apply(*xs, axis=axis)
+
+
+def _flat(numbers: tuple) -> tuple:
+    return tuple(numbers[0]) if numbers and not isinstance(numbers[0], int) else numbers
+
+
+def _teach_tensor_arithmetic() -> None:
+    """Give Tensor its operators. It stands below this room and cannot import them itself."""
+    methods = {
+        "__add__": add,
+        "__radd__": lambda x, y: add(y, x),
+        "__sub__": sub,
+        "__rsub__": lambda x, y: sub(y, x),
+        "__mul__": mul,
+        "__rmul__": lambda x, y: mul(y, x),
+        "__truediv__": div,
+        "__rtruediv__": lambda x, y: div(y, x),
+        "__neg__": neg,
+        "__matmul__": matmul,
+        "__getitem__": lambda x, index: Slice.apply(x, index=index),
+        "exp": exp,
+        "log": log,
+        "tanh": tanh,
+        "sum": sum,
+        "mean": mean,
+        "max": max,
+        "reshape": reshape,
+        "transpose": transpose,
+    }
+    for name, method in methods.items():
+        # `add` and its like are bound class methods; a plain function becomes Tensor's method.
+        setattr(Tensor, name, lambda x, *a, _method=method, **k: _method(x, *a, **k))
+
+
+_teach_tensor_arithmetic()
+
+__all__ = [
+    "IGNORE",
+    "Attention",
+    "Concatenate",
+    "CrossEntropy",
+    "Dropout",
+    "Embedding",
+    "LinearCrossEntropy",
+    "LoRALinear",
+    "LogSoftmax",
+    "RMSNorm",
+    "Rotary",
+    "SwiGLU",
+    "add",
+    "attention",
+    "concatenate",
+    "count_targets",
+    "cross_entropy",
+    "div",
+    "dropout",
+    "embedding",
+    "exp",
+    "linear",
+    "linear_cross_entropy",
+    "log",
+    "log_softmax",
+    "lora_linear",
+    "lora_linear_composed",
+    "matmul",
+    "max",
+    "mean",
+    "mul",
+    "neg",
+    "reshape",
+    "rms_norm",
+    "rotary",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "sub",
+    "sum",
+    "swiglu",
+    "tanh",
+    "transpose",
+]

@@ -1,0 +1,107 @@
+"""What makes NumPy fast, apart from what is computed: memory that is kept, threads that share.
+
+Two things stand between NumPy and the speed of this machine, and neither is in the mathematics.
+Large arrays are handed back to the operating system as soon as they are freed, and asked for anew
+in the next operation, page by page: that alone was 36 to 42 % of a training step. And a product of
+many small matrices leaves all cores but one idle, while element-wise work always does. So memory is
+kept (`keep_memory`), and a batch is cut into shares of rows, one thread each (`parallel`): NumPy
+lets go of Python's lock while it computes.
+
+Environment:  MINILORA_THREADS=n       threads that share a batch (default: the cores there are,
+                                       or OMP_NUM_THREADS if that is fewer)
+              MINILORA_KEEP_MEMORY=0   give memory back to the system as usual
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+from minilora.errors import ConfigError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# From glibc's malloc.h: option, value.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_KEEP = (
+    (_M_MMAP_MAX, 0),  # large arrays come from the heap, which can be kept, not from mmap
+    (_M_TRIM_THRESHOLD, 2**31 - 1),  # do not give the end of the heap back
+    (_M_TOP_PAD, 64 * 2**20),  # grow by 64 MiB at a time
+    (_M_ARENA_MAX, 1),  # one heap for all threads
+)
+
+
+@cache
+def keep_memory() -> bool:
+    """Ask the C library to keep freed memory for the next array. True if it was done.
+
+    Done once for the process, by `train_step` and by the command line; nothing where the C library
+    is not glibc, or if MINILORA_KEEP_MEMORY=0.
+    """
+    if os.environ.get("MINILORA_KEEP_MEMORY", "1") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(option, value) == 1 for option, value in _KEEP])
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def n_threads() -> int:
+    """How many threads share a batch. ConfigError if an environment variable is no count."""
+    asked = _positive("MINILORA_THREADS")
+    return asked or min(cores(), _positive("OMP_NUM_THREADS") or cores())
+
+
+def _positive(variable: str) -> int | None:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise ConfigError(f"{variable}={text!r} must be a whole number from 1; unset it or mend it")
+    return int(text)
+
+
+def split(n: int, parts: int) -> list[slice]:
+    """0…n cut into at most `parts` runs, none empty, no two differing by more than one."""
+    parts = min(parts, n)
+    edges = [n * i // parts for i in range(parts + 1)]
+    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """[function(item) for item in items], each in a thread of its own, in the items' order.
+
+    BLAS is held to one thread meanwhile, so that it does not fight over the same cores. If calls
+    fail, the first failure in the items' order is raised, after all have ended.
+    """
+    if len(items) == 1:
+        return [function(items[0])]
+    with _blas().limit(limits=1, user_api="blas"):
+        futures = [_pool(os.getpid(), len(items)).submit(function, item) for item in items]
+        for future in futures:
+            future.exception()  # waits
+    return [future.result() for future in futures]
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through the loaded libraries: milliseconds, once
+
+
+@cache
+def _pool(pid: int, size: int) -> ThreadPoolExecutor:
+    """One pool for each process (a fork inherits the object, but not its threads) and size."""
+    return ThreadPoolExecutor(size, thread_name_prefix="minilora")
