@@ -1,0 +1,126 @@
+"""Generation: ask for the next token, append it, ask again.
+
+What was computed for the tokens so far does not change when one is appended (causal attention), so
+their keys and values are kept and each step computes one token only. Prompts of unequal length
+stand together right-aligned, so that all of them go on at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd import no_grad
+from minilora.errors import ConfigError, DataError
+from minilora.model import KVCache
+from minilora.ops.softmax import softmax
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop: Sequence[int] = (),
+    use_cache: bool = True,
+) -> list[list[int]]:
+    """Continue each prompt. Returns the new tokens only, without the stop token.
+
+    temperature   0: always the likeliest token (greedy). Else logits are divided by it and a token
+                  is drawn; below 1 surer, above 1 more various.
+    top_k, top_p  draw only from the k likeliest; from the likeliest that together have at least p.
+    seed          of the draw; one seed, one text.
+    stop          tokens that end a text.
+
+    A text also ends when the context is full. Raises DataError for an empty or too long prompt,
+    ConfigError for settings outside of what is allowed.
+    """
+    _check(model.config.max_positions, prompts, max_new_tokens, temperature, top_k, top_p)
+    if max_new_tokens == 0:
+        return [[] for _ in prompts]
+    rng = np.random.default_rng(seed)
+    ids, start = _right_align(prompts)
+    room = model.config.max_positions - ids.shape[1] + int(start.min())
+    kv = None
+    if use_cache:
+        kv = KVCache(model.config, len(prompts), ids.shape[1] + max_new_tokens, model.dtype)
+    new: list[list[int]] = [[] for _ in prompts]
+    going = np.ones(len(prompts), bool)
+    step = ids
+    with no_grad():
+        for _ in range(min(max_new_tokens, room)):
+            logits = _last_logits(model, step, kv, start)
+            tokens = np.array([choose(z, temperature, top_k, top_p, rng) for z in logits])
+            going &= ~np.isin(tokens, np.asarray(stop, tokens.dtype))
+            for row in np.flatnonzero(going):
+                new[row].append(int(tokens[row]))
+            if not going.any():
+                break
+            step = tokens[:, None] if use_cache else np.concatenate([step, tokens[:, None]], axis=1)
+    return new
+
+
+def _last_logits(model: Any, ids: np.ndarray, kv: KVCache | None, start: np.ndarray) -> np.ndarray:
+    """Scores (B, V) of the token that comes next."""
+    padded = start if start.any() else None
+    return model.lm_head(model.hidden(ids, kv=kv, start=padded)[:, -1:]).data[:, 0]
+
+
+def choose(
+    logits: np.ndarray,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    rng: np.random.Generator,
+) -> int:
+    """One token from its scores (V,)."""
+    if temperature == 0:
+        return int(logits.argmax())
+    z = logits.astype(np.float64) / temperature
+    order = np.argsort(-z, kind="stable")[: top_k or None]
+    p = softmax(z[order])
+    if top_p is not None:
+        # Up to and with the token that brings the sum to top_p.
+        keep = int(np.searchsorted(np.cumsum(p), top_p * (1 - 1e-12))) + 1
+        order, p = order[:keep], p[:keep] / p[:keep].sum()
+    return int(order[min(np.searchsorted(np.cumsum(p), rng.random()), len(order) - 1)])
+
+
+def _right_align(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """ids (B, T), filled up with 0 on the left, and where each row starts (B,)."""
+    length = max(map(len, prompts))
+    start = np.array([length - len(p) for p in prompts])
+    ids = np.zeros((len(prompts), length), np.int64)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[length - len(prompt) :] = prompt
+    return ids, start
+
+
+def _check(
+    context: int,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> None:
+    if len(prompts) == 0 or any(len(p) == 0 for p in prompts):
+        raise DataError("a prompt must hold at least one token, and there must be a prompt")
+    longest = max(map(len, prompts))
+    if longest >= context:
+        raise DataError(f"the prompt has {longest} tokens and the context {context}, which leaves "
+                        "no room for an answer; shorten the prompt")
+    if max_new_tokens < 0:
+        raise ConfigError(f"max_new_tokens {max_new_tokens} must be 0 or more")
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature {temperature} must be 0 (greedy) or above")
+    if top_k is not None and top_k < 1:
+        raise ConfigError(f"top_k {top_k} must be 1 or more, or left out")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(f"top_p {top_p} must be above 0 and at most 1, or left out")

@@ -1,0 +1,274 @@
+"""The Transformer, all of it: a Llama read in one sitting.
+
+Each block adds twice to a stream of vectors, one a token: what attention gathers from the tokens
+before it, and what the MLP makes of the token itself. Before each stands an RMSNorm, at the end a
+last one and a score for every token of the vocabulary. Parameters are laid out (out, in) and named
+as in Hugging Face's LlamaForCausalLM.
+
+Shapes: B batch, T time, C channels, H query heads, K key/value heads, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from minilora import ops
+from minilora.autograd import Tensor
+from minilora.config import ModelConfig
+from minilora.errors import DataError, ShapeError
+from minilora.nn import Embedding, Linear, Module, ModuleList, RMSNorm, training
+from minilora.ops.embedding import check_ids
+
+__all__ = ["KVCache", "ModelConfig", "Transformer"]
+
+
+class KVCache:
+    """The keys and values of the tokens so far, so that each new token is computed alone.
+
+    2 · n_layers arrays (B, K, max_length, D), for generation only: nothing flows back through it.
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int, max_length: int, dtype: Any):
+        shape = (config.n_layers, batch_size, config.K, max_length, config.D)
+        self.keys, self.values = np.empty(shape, dtype), np.empty(shape, dtype)
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put k and v (B, K, T, D) behind what is there; all that is there now."""
+        end = self.length + k.shape[2]
+        self.keys[layer, :, :, self.length : end] = k.data
+        self.values[layer, :, :, self.length : end] = v.data
+        return Tensor(self.keys[layer, :, :, :end]), Tensor(self.values[layer, :, :, :end])
+
+
+class SelfAttention(Module):
+    """x (B, T, C) → (B, T, C): queries, keys and values of its own in every layer."""
+
+    def __init__(self, c: ModelConfig, layer: int, dtype: Any):
+        self.q_proj = Linear(c.hidden_size, c.n_heads * c.D, c.attention_bias, dtype)
+        self.k_proj = Linear(c.hidden_size, c.K * c.D, c.attention_bias, dtype)
+        self.v_proj = Linear(c.hidden_size, c.K * c.D, c.attention_bias, dtype)
+        self.o_proj = Linear(c.n_heads * c.D, c.hidden_size, c.attention_out_bias, dtype)
+        self.config, self.layer = c, layer
+
+    def forward(self, x: Tensor, rope: dict, kv: KVCache | None, start: Any) -> Tensor:
+        B, T, _ = x.shape
+        c = self.config
+        q = self.q_proj(x).reshape(B, T, c.n_heads, c.D)
+        k = self.k_proj(x).reshape(B, T, c.K, c.D)
+        v = self.v_proj(x).reshape(B, T, c.K, c.D)
+        q, k = ops.rotary(q, **rope), ops.rotary(k, **rope)
+        q, k, v = (t.transpose(0, 2, 1, 3) for t in (q, k, v))  # (B, heads, T, D)
+        if kv is not None:
+            k, v = kv.extend(self.layer, k, v)
+        y = ops.attention(q, k, v, start=start)
+        return self.o_proj(y.transpose(0, 2, 1, 3).reshape(B, T, c.n_heads * c.D))
+
+
+class MLP(Module):
+    """x (B, T, C) → (B, T, C), each token by itself, through F channels and a gate."""
+
+    def __init__(self, c: ModelConfig, dtype: Any):
+        self.gate_proj = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype)
+        self.up_proj = Linear(c.hidden_size, c.intermediate_size, c.mlp_bias, dtype)
+        self.down_proj = Linear(c.intermediate_size, c.hidden_size, c.mlp_bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(ops.swiglu(self.gate_proj(x), self.up_proj(x)))
+
+
+class Block(Module):
+    """x + attention(norm(x)), then the same with the MLP."""
+
+    def __init__(self, c: ModelConfig, layer: int, dtype: Any):
+        self.self_attn = SelfAttention(c, layer, dtype)
+        self.mlp = MLP(c, dtype)
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps, dtype)
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps, dtype)
+
+    def forward(self, x: Tensor, rope: dict, kv: KVCache | None, start: Any) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, kv, start)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(Module):
+    """Everything but the scores: ids (B, T) → (B, T, C)."""
+
+    def __init__(self, c: ModelConfig, dtype: Any):
+        self.embed_tokens = Embedding(c.vocab_size, c.hidden_size, dtype)
+        self.layers = ModuleList([Block(c, i, dtype) for i in range(c.n_layers)])
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps, dtype)
+        self.config = c
+
+    def forward(self, ids: np.ndarray, kv: KVCache | None, start: Any) -> Tensor:
+        x = self.embed_tokens(ids)
+        rope = self._angles(ids.shape[1], kv.length if kv else 0, start, x.dtype)
+        for layer in self.layers:
+            x = layer(x, rope, kv, start)
+        if kv is not None:
+            kv.length += ids.shape[1]
+        return self.norm(x)
+
+    def _angles(self, T: int, before: int, start: Any, dtype: np.dtype) -> dict[str, np.ndarray]:
+        """cos and sin (T, 1, D/2) of the places, or (B, T, 1, D/2) where rows start apart."""
+        places = np.arange(before, before + T)
+        if start is not None:
+            places = np.maximum(places - start[:, None], 0)  # (B, T): padding stands at place 0
+        angles = places[..., None, None] * rotary_frequencies(self.config)
+        return {"cos": np.cos(angles).astype(dtype), "sin": np.sin(angles).astype(dtype)}
+
+
+class Transformer(Module):
+    """A Llama-family language model.
+
+    config   its sizes;  seed   of the random weights;  dtype   float32, or float64 for checks
+
+    Called on ids (B, T) of integers it gives logits (B, T, V). `tokenizer` and `base_name` are set
+    by whoever loaded it.
+    """
+
+    def __init__(self, config: ModelConfig, *, seed: int | None = 0, dtype: Any = np.float32):
+        self.config = config
+        self.model = Decoder(config, dtype)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, False, dtype)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.tokenizer: Any = None
+        self.base_name: str | None = None
+        if seed is not None:
+            self._init_weights(np.random.default_rng(seed))
+
+    @classmethod
+    def from_weights(
+        cls,
+        config: ModelConfig,
+        weights: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]],
+        dtype: Any = np.float32,
+    ) -> Transformer:
+        """A model from arrays by their Hugging Face names, taken one at a time.
+
+        Raises FormatError for names that are missing or unknown, and shapes that do not fit.
+        """
+        model = cls(config, seed=None, dtype=dtype)
+        pairs = weights.items() if isinstance(weights, Mapping) else weights
+        # Files of a tied model may hold the head as well; old ones hold tables of angles.
+        skipped = ("lm_head.weight",) if config.tie_word_embeddings else ()
+        model.load_weights(
+            (n, a) for n, a in pairs if n not in skipped and not n.endswith("rotary_emb.inv_freq")
+        )
+        return model
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    def _init_weights(self, rng: np.random.Generator) -> None:
+        """Matrices normal with deviation 0.02, biases 0, norms 1, as transformers starts a Llama."""
+        for p in self.parameters():
+            if p.ndim == 2:
+                p.data[:] = rng.normal(0, 0.02, p.shape)
+        for _, module in self.named_modules():
+            if isinstance(module, Linear) and module.bias is not None:
+                module.bias.data[:] = 0
+
+    def hidden(
+        self, ids: Any, *, kv: KVCache | None = None, start: np.ndarray | None = None
+    ) -> Tensor:
+        """ids (B, T) → the last normalized vectors (B, T, C), before they become scores.
+
+        kv      keys and values of the tokens before these, which are then added to it
+        start   (B,): where each row's first token stands; what is before it is padding
+
+        Raises ShapeError for ids that are not (B, T), outside of the vocabulary, or too many for
+        the context; DTypeError for ids that are no integers.
+        """
+        ids = ids.data if isinstance(ids, Tensor) else np.asarray(ids)
+        if ids.ndim != 2:
+            raise ShapeError(f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]")
+        check_ids(ids, self.config.vocab_size)
+        length = ids.shape[1] + (kv.length if kv else 0)
+        if length > self.config.max_positions:
+            raise ShapeError(
+                f"a sequence of {length} tokens is longer than the context of "
+                f"{self.config.max_positions}; shorten it, or use a model with a longer context"
+            )
+        return self.model(ids, kv, start)
+
+    def forward(
+        self, ids: Any, *, training: bool = False, rng: np.random.Generator | None = None
+    ) -> Tensor:
+        """ids (B, T) → logits (B, T, V). Dropout acts, drawing from `rng`, only if `training`."""
+        with _dropout(training, rng):
+            return self.lm_head(self.hidden(ids))
+
+    def loss(
+        self,
+        ids: Any,
+        labels: Any,
+        *,
+        n_targets: int | None = None,
+        training: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> Tensor:
+        """The mean cross entropy of the labelled tokens, in nats; a scalar.
+
+        ids, labels   (B, T); labels are not shifted: labels[:, t] is what ids[:, t] should have
+                      been, foretold from the tokens before it, or -100 where nothing is asked.
+        n_targets     what to divide the sum by, if this is a part of a larger batch.
+
+        Raises DataError if no token is labelled.
+        """
+        ids, labels = np.asarray(ids), np.asarray(labels)
+        if ids.shape != labels.shape or ids.ndim != 2 or ids.shape[1] < 2:
+            raise DataError(
+                f"ids {ids.shape} and labels {labels.shape} must both be (batch, time), with at "
+                "least 2 tokens: one to read and one to foretell"
+            )
+        with _dropout(training, rng):
+            h = self.hidden(ids[:, :-1])
+            return self.token_loss(h, labels[:, 1:], n_targets)
+
+    def token_loss(self, h: Tensor, labels: np.ndarray, n_targets: int | None) -> Tensor:
+        """The loss from the last vectors. A plain head never makes all the logits at once."""
+        if type(self.lm_head) is Linear:
+            return ops.linear_cross_entropy(
+                h, self.lm_head.weight, labels=labels, n_targets=n_targets
+            )
+        return ops.cross_entropy(self.lm_head(h), labels=labels, n_targets=n_targets)
+
+
+def _dropout(active: bool, rng: np.random.Generator | None) -> Any:
+    return training(rng or np.random.default_rng()) if active else ExitStack()
+
+
+@cache
+def _frequencies(
+    dim: int, theta: float, scaling: tuple[tuple[str, Any], ...]
+) -> np.ndarray:
+    """Radians a token, by pair of channels (dim / 2,)."""
+    f = theta ** -(np.arange(0, dim, 2) / dim)
+    s = dict(scaling)
+    if s.get("rope_type") == "linear":
+        return f / s["factor"]
+    if s.get("rope_type") == "llama3":
+        # Turns within the original context: many, keep; few, slow down; between, in between.
+        turns = s["original_max_position_embeddings"] * f / (2 * np.pi)
+        low, high = s["low_freq_factor"], s["high_freq_factor"]
+        keep = np.clip((turns - low) / (high - low), 0, 1)
+        return keep * f + (1 - keep) * f / s["factor"]
+    return f
+
+
+def rotary_frequencies(config: ModelConfig) -> np.ndarray:
+    """How far each pair of channels turns from one token to the next, in radians (D/2,).
+
+    With `rope_scaling` "llama3" as in the Llama 3.1 release: slow pairs slower still, for a longer
+    context than was trained on.
+    """
+    scaling = tuple(sorted((config.rope_scaling or {}).items()))
+    return _frequencies(config.D, config.rope_theta, scaling)
