@@ -27,7 +27,7 @@ class CrossEntropy(Function):
     n is the number of labelled tokens here, unless given: where a batch is split over threads,
     each divides by the number in the whole batch, so that the parts add up to the mean.
 
-    Kept: p of the labelled tokens.
+    Kept: p of the labelled tokens, and which they are.
     """
 
     def forward(ctx, z, *, labels, n_targets=None):
@@ -37,15 +37,16 @@ class CrossEntropy(Function):
                              f"{labels.shape}")
         ctx.shape = z.shape
         ctx.n = count_targets(labels) if n_targets is None else n_targets
-        ctx.asked, wanted = _targets(labels.ravel(), z.shape[-1])
-        loss, p = _surprise(z.reshape(-1, z.shape[-1])[ctx.asked], wanted)
-        ctx.save(p=p if ctx.needs.z else None, wanted=wanted if ctx.needs.z else None)
+        asked, wanted = _targets(labels.ravel(), z.shape[-1])
+        loss, p = _surprise(z.reshape(-1, z.shape[-1])[asked], wanted)
+        if ctx.needs.z:
+            ctx.save(p=p, asked=asked, wanted=wanted)
         return np.asarray(loss / ctx.n, z.dtype)
 
     def backward(ctx, dloss):
-        p, wanted = ctx.saved.p, ctx.saved.wanted
+        p, asked, wanted = ctx.saved.p, ctx.saved.asked, ctx.saved.wanted
         dz = np.zeros((int(np.prod(ctx.shape[:-1])), ctx.shape[-1]), p.dtype)
-        dz[ctx.asked] = _minus_onehot(p.copy(), wanted) * (dloss / ctx.n)
+        dz[asked] = _minus_onehot(p.copy(), wanted) * (dloss / ctx.n)
         return dz.reshape(ctx.shape)
 
 
@@ -69,8 +70,8 @@ class LinearCrossEntropy(Function):
                              f"{labels.shape} do not fit; they are (…, C), (V, C) and (…)")
         ctx.shape = x.shape
         n = count_targets(labels) if n_targets is None else n_targets
-        ctx.asked, wanted = _targets(labels.ravel(), W.shape[0])
-        x = x.reshape(-1, x.shape[-1])[ctx.asked]
+        asked, wanted = _targets(labels.ravel(), W.shape[0])
+        x = x.reshape(-1, x.shape[-1])[asked]
         dx = np.empty_like(x) if ctx.needs.x else None
         dW = np.zeros_like(W) if ctx.needs.W else None
         loss = 0.0
@@ -86,14 +87,14 @@ class LinearCrossEntropy(Function):
                 dx[chunk] = dz @ W
             if dW is not None:
                 dW += dz.T @ x[chunk]
-        ctx.save(dx=dx, dW=dW)
+        ctx.save(dx=dx, dW=dW, asked=asked if ctx.needs.x else None)
         return np.asarray(loss / n, x.dtype)
 
     def backward(ctx, dloss):
         dx = None
         if ctx.needs.x:
             dx = np.zeros((int(np.prod(ctx.shape[:-1])), ctx.shape[-1]), dloss.dtype)
-            dx[ctx.asked] = ctx.saved.dx * dloss
+            dx[ctx.saved.asked] = ctx.saved.dx * dloss
             dx = dx.reshape(ctx.shape)
         return dx, ctx.saved.dW * dloss if ctx.needs.W else None
 

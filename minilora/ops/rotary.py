@@ -18,7 +18,7 @@ class Rotary(Function):
 
     dx is dy turned back by the same angle: the transpose of a rotation is its inverse.
 
-    Kept: nothing of the batch's size; c and s belong to the model and are shared by all layers.
+    Kept: c and s, which have no axis for the heads and are shared by all layers.
     """
 
     def forward(ctx, x, *, cos, sin):
@@ -27,11 +27,11 @@ class Rotary(Function):
                 f"Rotary: x {x.shape} and cos {cos.shape} do not fit; x is (B, T, H, D) and cos "
                 "(T, 1, D/2) or (B, T, 1, D/2)"
             )
-        ctx.cos, ctx.sin = cos, sin
+        ctx.save(cos=cos if ctx.needs.x else None, sin=sin if ctx.needs.x else None)
         return rotate(x, cos, sin)
 
     def backward(ctx, dy):
-        return rotate(dy, ctx.cos, -ctx.sin)
+        return rotate(dy, ctx.saved.cos, -ctx.saved.sin)
 
 
 def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:

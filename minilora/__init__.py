@@ -1,0 +1,96 @@
+"""minilora: fine-tuning of language models from scratch in NumPy.
+
+    import minilora
+
+    base = minilora.load_base("skills")
+    config = minilora.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+    model = minilora.get_peft_model(base, config)
+    optimizer = minilora.AdamW(model.parameters(), lr=5e-3)
+    loss = minilora.train_step(model, optimizer, ids, labels)
+
+Names are imported when they are first used, so that `import minilora` takes no time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "minilora.autograd": ["Function", "Parameter", "Tensor", "backward", "gradcheck", "no_grad", "tape"],
+    "minilora.bases": ["fetch", "load_base", "save_base"],
+    "minilora.config": ["ModelConfig"],
+    "minilora.data.skills": ["example_prompt"],
+    "minilora.errors": ["MiniloraError"],
+    "minilora.evaluation": ["exact_match", "mean_nll"],
+    "minilora.generation": ["generate"],
+    "minilora.model": ["Transformer"],
+    "minilora.optim": ["AdamW", "Schedule"],
+    "minilora.peft": ["LoraConfig", "PeftModel", "get_peft_model"],
+    "minilora.training": ["train", "train_step"],
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+if TYPE_CHECKING:
+    from minilora.autograd import (
+        Function,
+        Parameter,
+        Tensor,
+        backward,
+        gradcheck,
+        no_grad,
+        tape,
+    )
+    from minilora.bases import fetch, load_base, save_base
+    from minilora.config import ModelConfig
+    from minilora.data.skills import example_prompt
+    from minilora.errors import MiniloraError
+    from minilora.evaluation import exact_match, mean_nll
+    from minilora.generation import generate
+    from minilora.model import Transformer
+    from minilora.optim import AdamW, Schedule
+    from minilora.peft import LoraConfig, PeftModel, get_peft_model
+    from minilora.training import train, train_step
+
+__all__ = [
+    "AdamW",
+    "Function",
+    "LoraConfig",
+    "MiniloraError",
+    "ModelConfig",
+    "Parameter",
+    "PeftModel",
+    "Schedule",
+    "Tensor",
+    "Transformer",
+    "backward",
+    "exact_match",
+    "example_prompt",
+    "fetch",
+    "generate",
+    "get_peft_model",
+    "gradcheck",
+    "load_base",
+    "mean_nll",
+    "no_grad",
+    "save_base",
+    "tape",
+    "train",
+    "train_step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'minilora' has no attribute {name!r}")
+    # Whoever meets a Tensor meets its arithmetic, too.
+    importlib.import_module("minilora.ops")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

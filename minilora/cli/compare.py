@@ -1,0 +1,98 @@
+"""Tune the same base fully and with LoRA, and set side by side what it costs, learns and forgets.
+
+Writes compare.json, compare.png and the tuned adapter into the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from minilora.cli.options import (
+    add_json_option,
+    add_lora_options,
+    number,
+    print_json,
+    say,
+    whole,
+)
+
+EXAMPLE = "minilora compare --task rotate-right --rank 4 --replay 0.1"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
+    parser.add_argument("--task", help="what to learn; default sort-descending, or for smollm2 orders")
+    add_lora_options(parser)
+    parser.add_argument("--steps", type=whole(1), help="default 250, with smollm2 75")
+    parser.add_argument("--batch-size", type=whole(1), help="default 64, with smollm2 8")
+    parser.add_argument("--lr", type=number(0), help="highest learning rate of LoRA")
+    parser.add_argument("--lr-full", type=number(0), help="highest learning rate of full tuning")
+    parser.add_argument("--replay", type=number(0, 1, open_low=False), default=0.0,
+                        help="share of every batch that is old data, in [0, 1); default 0")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--out", default="compare", metavar="FOLDER", help="default ./compare")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from minilora.experiments.compare import Settings, compare
+    from minilora.experiments.compare_figure import draw
+    from minilora.files.json_files import write_json
+
+    fields = ("base", "task", "rank", "alpha", "target_modules", "steps", "batch_size", "lr",
+              "lr_full", "replay", "seed")
+    settings = Settings(**{name: getattr(options, name) for name in fields})
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    report = compare(settings, adapter_folder=out / "adapter", say=say)
+    write_json(out / "compare.json", report)
+    draw(report, out / "compare.png")
+    if options.json:
+        print_json(report)
+    else:
+        print(table(report))
+    say(f"wrote {out}/compare.json, {out}/compare.png and the adapter {out}/adapter")
+    return 130 if any(m["interrupted"] for m in report["methods"]) else 0
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a person reads it: a line a quantity, a column a method."""
+    methods = report["methods"]
+    lines = [["", *("full" if m["method"] == "full" else "LoRA" for m in methods)]]
+
+    def line(label: str, cell: Any) -> None:
+        lines.append([label, *(cell(m) for m in methods)])
+
+    line("parameters trained", lambda m: f"{m['trainable_parameters']:,}")
+    line("  of", lambda m: f"{m['total_parameters']:,}")
+    line("learning rate", lambda m: f"{m['lr']:g}")
+    for kind in ("weights", "gradients", "optimizer", "activations", "peak"):
+        line(f"bytes: {kind}", lambda m, kind=kind: f"{m['bytes'][kind]:,}")
+    line("bytes of the file saved", lambda m: f"{m['file_bytes']:,}")
+    line("seconds a step (median)", lambda m: f"{m['step_seconds']:.3f}")
+    line("new task before", lambda m: _percent(m["new_before"]))
+    line("new task after", lambda m: _percent(m["new_after"]))
+    if methods[0]["old_before"] is not None:
+        line("old skills before", lambda m: _percent(m["old_before"]))
+        line("old skills after", lambda m: _percent(m["old_after"]))
+        line("  adapter off", lambda m: _percent(m["old_adapter_off"]))
+    if methods[0]["general_nll_before"] is not None:
+        line("loss on general text before", lambda m: f"{m['general_nll_before']:.4f}")
+        line("loss on general text after", lambda m: f"{m['general_nll_after']:.4f}")
+        line("  adapter off", lambda m: _nats(m["general_nll_adapter_off"]))
+    line("base back, bit for bit", lambda m: {None: "-", True: "yes", False: "NO"}[m["base_restored"]])
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        row[0].ljust(widths[0]) + "".join(c.rjust(w + 3) for c, w in zip(row[1:], widths[1:], strict=True))
+        for row in lines
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _nats(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"

@@ -1,0 +1,79 @@
+"""Tune a base on your own examples, and save the adapter (or, with --method full, the model).
+
+Each line of the data is {"prompt": …, "completion": …}, joined as they stand, or
+{"messages": […]}, through the base's chat template. Only answers count in the loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from minilora.cli.options import (
+    add_json_option,
+    add_lora_options,
+    number,
+    print_json,
+    say,
+    whole,
+)
+
+EXAMPLE = "minilora finetune --base smollm2 --data orders.jsonl --method lora --out my-adapter"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
+    parser.add_argument("--data", required=True, metavar="FILE.jsonl")
+    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument("--method", choices=("lora", "full"), default="lora", help="default lora")
+    add_lora_options(parser)
+    parser.add_argument("--dropout", type=number(0, 1, open_low=False), default=0.0,
+                        help="on the bypass's input, in [0, 1); default 0")
+    parser.add_argument("--steps", type=whole(1), help="default 250 for skills, else 75")
+    parser.add_argument("--batch-size", type=whole(1), help="default 64 for skills, else 8")
+    parser.add_argument("--accumulate", type=whole(1), default=1, metavar="N",
+                        help="take each batch in N parts: the same gradient, less memory")
+    parser.add_argument("--lr", type=number(0), help="highest learning rate; default: as suits")
+    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped run ended")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from minilora.finetuning import finetune
+    from minilora.peft import LoraConfig
+
+    lora = None
+    if options.method == "lora":
+        lora = LoraConfig(options.rank, options.alpha, options.target_modules, options.dropout)
+    history, model = finetune(
+        options.base,
+        options.data,
+        options.out,
+        lora=lora,
+        steps=options.steps,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        accumulate=options.accumulate,
+        seed=options.seed,
+        resume=options.resume,
+    )
+    if history.interrupted:
+        say(f"stopped after step {len(history.losses)}; the same command with --resume goes on")
+        return 130
+    trained, total = model.n_parameters(trainable=True), model.n_parameters()
+    if options.json:
+        print_json({
+            "method": options.method,
+            "out": options.out,
+            "trainable_parameters": trained,
+            "total_parameters": total,
+            "losses": history.losses,
+            "seconds": sum(history.seconds),
+        })
+    else:
+        print(f"trained {trained:,} of {total:,} parameters in {len(history.losses)} steps; "
+              f"loss {history.losses[0]:.3f} → {history.losses[-1]:.3f}")
+        flag = "--adapter" if lora else "--base"
+        base = f"--base {options.base} " if lora else ""
+        say(f'use it:  minilora generate {base}{flag} {options.out} --prompt "…"')
+    return 0

@@ -1,0 +1,64 @@
+"""Continue a text, with a base or with a tuned adapter on it.
+
+The text is continued as it stands; --chat puts it through the base's chat template. Only what is
+new goes to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from minilora.cli.options import add_json_option, number, print_json, whole
+
+EXAMPLE = 'minilora generate --base smollm2 --chat --prompt "What is the capital of France?"'
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
+    parser.add_argument("--adapter", metavar="FOLDER", help="an adapter of minilora or PEFT")
+    parser.add_argument("--prompt", required=True, metavar="TEXT")
+    parser.add_argument("--chat", action="store_true", help="as a user's turn of a conversation")
+    parser.add_argument("--max-new-tokens", type=whole(0), default=64, metavar="N",
+                        help="default 64")
+    parser.add_argument("--temperature", type=number(0, open_low=False), default=0.0,
+                        help="0, the default: always the likeliest token")
+    parser.add_argument("--top-k", type=whole(1), help="draw from the k likeliest only")
+    parser.add_argument("--top-p", type=number(0, 1.0000001), metavar="P",
+                        help="draw from the likeliest that together have probability P")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the draw")
+    add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    from minilora.bases import load_base
+    from minilora.errors import ConfigError
+    from minilora.generation import generate
+    from minilora.peft import PeftModel
+
+    model = load_base(options.base)
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ConfigError(f"base {options.base!r} has no tokenizer.json, which text needs")
+    if options.adapter:
+        model = PeftModel.from_pretrained(model, options.adapter)
+    if options.chat:
+        # The template writes whatever a text starts with itself.
+        ids = tokenizer.encode(tokenizer.chat([{"role": "user", "content": options.prompt}]))
+    else:
+        ids = tokenizer.encode(options.prompt, start=True)
+    new = generate(
+        model,
+        [ids],
+        options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop=tokenizer.stop_ids,
+    )[0]
+    text = tokenizer.decode(new)
+    if options.json:
+        print_json({"prompt": options.prompt, "completion": text, "tokens": new})
+    else:
+        print(text)
+    return 0

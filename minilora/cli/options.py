@@ -1,0 +1,97 @@
+"""What commands share: how options are read, and how mistakes are told.
+
+A mistake is one line on standard error and exit status 2: what was given, what is allowed, what to
+do. argparse's own messages take several lines and so are shortened here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from minilora.errors import ConfigError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that complains in one line, and shows examples as they are written."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def whole(low: int) -> Callable[[str], int]:
+    """A whole number from `low`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {low}")
+        return value
+
+    return read
+
+
+def number(low: float, high: float = math.inf, *, open_low: bool = True) -> Callable[[str], float]:
+    """A number above `low` (or from `low` on) and below `high`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value < high or (not open_low and value == low)):
+            edge = "above" if open_low else "from"
+            limit = "" if high == math.inf else f" and below {high:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} must be a number {edge} {low:g}{limit}")
+        return value
+
+    return read
+
+
+def targets(text: str) -> str | tuple[str, ...]:
+    """`q_proj,v_proj` or `all-linear`."""
+    if text == "all-linear":
+        return text
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be names with commas between them, such as q_proj,v_proj, or all-linear"
+        )
+    return names
+
+
+def add_lora_options(parser: argparse.ArgumentParser) -> None:
+    """The knobs of LoRA, the same in every command that has them."""
+    group = parser.add_argument_group("LoRA")
+    group.add_argument("--rank", type=whole(1), default=8, metavar="R", help="default 8")
+    group.add_argument("--alpha", type=number(0), default=16, metavar="α",
+                       help="the bypass is scaled by α/rank; default 16")
+    group.add_argument("--target-modules", type=targets, default=("q_proj", "v_proj"),
+                       metavar="NAMES", help="q_proj,v_proj (default), others, or all-linear")
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true",
+                        help="print one JSON object on standard output, and nothing else there")
+
+
+def print_json(value: Any) -> None:
+    """One object, and only it, on standard output. There is no NaN in it: JSON has none."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def say(line: str) -> None:
+    """A line for the person at the screen, on standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
+

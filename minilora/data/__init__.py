@@ -1,0 +1,1 @@
+"""String skills and instruction data: read, cleaned, tokenized, masked and batched."""

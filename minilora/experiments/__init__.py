@@ -1,0 +1,1 @@
+"""Experiments: one question a file. Each returns rows, and draws its figure from the rows alone."""

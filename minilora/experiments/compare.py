@@ -1,0 +1,221 @@
+"""Full fine-tuning and LoRA, the same base, the same data: what does each cost, learn, forget?
+
+Each method gets a learning rate that suits it. Bytes are measured on a real step, ability on
+questions never seen. At the end the adapter is switched off, and the base must be back, bit for
+bit: its logits, and a hash over all its weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minilora
+from minilora.accounting import measure_step
+from minilora.autograd import no_grad
+from minilora.bases import load_base, save_base
+from minilora.data.batches import Batches, collate
+from minilora.errors import ConfigError
+from minilora.experiments.tasks import Task, default_task, load_task
+from minilora.model import Transformer
+from minilora.optim import AdamW, Schedule
+from minilora.peft import LoraConfig, PeftModel, get_peft_model
+from minilora.runtime import keep_memory, n_threads
+from minilora.training import History, train
+
+METHODS = ("full", "lora")
+_GLANCES = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compare. None: as the task is best learnt on its base.
+
+    lr, lr_full   the highest learning rate of LoRA, and of full fine-tuning
+    replay        share of every batch that is old data, in [0, 1)
+    """
+
+    base: str = "skills"
+    task: str | None = None
+    rank: int = 8
+    alpha: float = 16
+    target_modules: str | tuple[str, ...] = ("q_proj", "v_proj")
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    lr_full: float | None = None
+    replay: float = 0.0
+    seed: int = 0
+
+    def lora_config(self) -> LoraConfig:
+        return LoraConfig(self.rank, self.alpha, self.target_modules)
+
+    def filled(self, task: Task) -> Settings:
+        """With the task's own settings where none were given."""
+        chosen = asdict(self) | {"task": task.name}
+        for name, value in asdict(task.defaults).items():
+            chosen[name] = value if chosen[name] is None else chosen[name]
+        return Settings(**chosen)
+
+
+def compare(
+    settings: Settings,
+    *,
+    adapter_folder: str | Path | None = None,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Tune both ways, and report: see `README.md` for the fields.
+
+    adapter_folder   where the tuned adapter is to be kept
+    say              is told what is being done
+
+    Raises ConfigError for settings outside of what is allowed.
+    """
+    keep_memory()
+    config = settings.lora_config()  # refuses a bad rank before anything is loaded
+    base = load_base(settings.base)
+    task = load_task(settings.task or default_task(base), base, seed=settings.seed)
+    settings = settings.filled(task)
+    before = task.score(base)
+    say(f"{settings.base} before tuning: {_ability(before)}")
+    rows = []
+    for method in METHODS:
+        model = base if method == METHODS[-1] else load_base(settings.base)
+        row = _run(method, model, task, settings, config, before, adapter_folder, progress)
+        say(f"{method} after tuning: {_ability({k: row[f'{k}_after'] for k in before})}")
+        rows.append(row)
+        if row["interrupted"]:
+            break
+    return {
+        "settings": asdict(settings),
+        "methods": rows,
+        "versions": {"minilora": minilora.__version__, "numpy": np.__version__,
+                     "python": platform.python_version()},
+        "threads": n_threads(),
+    }
+
+
+def _run(
+    method: str,
+    base: Transformer,
+    task: Task,
+    s: Settings,
+    config: LoraConfig,
+    before: dict[str, float | None],
+    adapter_folder: str | Path | None,
+    progress: bool,
+) -> dict[str, Any]:
+    """One method, from attaching to the file it leaves."""
+    probe, fingerprint = _probe(base, task), weights_hash(base)
+    model: Any = get_peft_model(base, config, seed=s.seed) if method == "lora" else base
+    lr = s.lr if method == "lora" else s.lr_full
+    assert lr is not None and s.batch_size is not None
+    optimizer = AdamW(model.parameters(), lr=lr)
+    batches = Batches(task.train, s.batch_size, seed=s.seed, old=task.replay, replay=s.replay)
+    trainable, total = model.n_parameters(trainable=True), model.n_parameters()
+    history, curve = _tune(method, model, optimizer, batches, task, s, progress)
+    row: dict[str, Any] = {
+        "method": method,
+        "lr": lr,
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        **{f"{k}_before": v for k, v in before.items()},
+        **{f"{k}_after": v for k, v in task.score(model).items()},
+        **{f"{k}_adapter_off": None for k in before},
+        "base_restored": None,
+        "file_bytes": _saved_bytes(model, adapter_folder),
+        "step_seconds": statistics.median(history.seconds),
+        "losses": history.losses,
+        "curve": curve,
+        "interrupted": history.interrupted,
+    }
+    if isinstance(model, PeftModel):
+        with model.disable_adapter():
+            row |= {f"{k}_adapter_off": v for k, v in task.score(model).items()}
+            row["base_restored"] = np.array_equal(_probe(model, task), probe)
+    row["bytes"] = measure_step(model, optimizer, *batches[0]).as_dict()
+    if isinstance(model, PeftModel):
+        row["base_restored"] &= weights_hash(model.unload()) == fingerprint
+    return row
+
+
+def _tune(
+    method: str,
+    model: Any,
+    optimizer: AdamW,
+    batches: Batches,
+    task: Task,
+    s: Settings,
+    progress: bool,
+) -> tuple[History, list[dict[str, Any]]]:
+    """Train, and look at what is learnt and forgotten some ten times on the way."""
+    assert s.steps is not None
+    total, curve = s.steps, [{"step": 0, **task.glance(model)}]
+
+    def glance(step: int, loss: float) -> None:
+        if step * _GLANCES // total > (step - 1) * _GLANCES // total:
+            curve.append({"step": step, **task.glance(model)})
+
+    history = train(
+        model,
+        optimizer,
+        batches,
+        steps=total,
+        seed=s.seed,
+        after_step=glance,
+        schedule=Schedule("cosine", total, warmup=total // 20),
+        progress=f"{method:>4} fine-tuning" if progress else None,
+    )
+    return history, curve
+
+
+def weights_hash(model: Transformer) -> str:
+    """A hash over the bits of all weights, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _probe(model: Any, task: Task) -> np.ndarray:
+    """Last vectors of some test questions, to see whether a model is the same to the bit."""
+    with no_grad():
+        return model.hidden(collate(task.test[:16])[0]).data
+
+
+def _saved_bytes(model: Any, adapter_folder: str | Path | None) -> int:
+    """Save what one would keep of this method, and count the bytes of its files."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if isinstance(model, PeftModel):
+            folder = Path(adapter_folder or scratch)
+            model.save_pretrained(folder)
+            names = ["adapter_config.json", "adapter_model.safetensors"]
+            return sum((folder / name).stat().st_size for name in names)
+        save_base(model, folder)
+        return (folder / "model.safetensors").stat().st_size
+
+
+def _ability(scores: dict[str, float | None]) -> str:
+    says = {"new": "new task {:.0%}", "old": "old skills {:.0%}", "general_nll": "text {:.3f} nats"}
+    return ", ".join(says[k].format(v) for k, v in scores.items() if v is not None)
+
+
+def check_settings(s: Settings) -> None:
+    """ConfigError for numbers that no run can have, before a base is loaded."""
+    for name in ("steps", "batch_size"):
+        value = getattr(s, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} {value} must be 1 or more")
+    if not 0 <= s.replay < 1:
+        raise ConfigError(f"replay {s.replay} must be a share in [0, 1), e.g. 0.05")

@@ -1,0 +1,86 @@
+"""The figure of `compare`: what each method holds, how it learns, what it forgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minilora import plots
+
+
+def draw(report: dict[str, Any], path: str | Path) -> None:
+    """Three panels from a report of `compare`, written as the path's ending says."""
+    s = report["settings"]
+    caption = (
+        f"base {s['base']}, task {s['task']}, LoRA r={s['rank']} α={s['alpha']:g} on "
+        f"{targets_text(s['target_modules'])}; {s['steps']} steps of {s['batch_size']}, "
+        + ", ".join(f"{plots.NAMES[m['method']]} lr {m['lr']:g}" for m in report["methods"])
+        + f", replay {s['replay']:.0%}, seed {s['seed']}"
+    )
+    with plots.figure(3, width=13, height=4.2) as (fig, axes):
+        _bytes(axes[0], report["methods"])
+        _learning(axes[1], report["methods"])
+        _forgetting(axes[2], report["methods"])
+        plots.save(fig, path, caption)
+
+
+def targets_text(targets: Any) -> str:
+    """Target modules as one writes them on the command line."""
+    return targets if isinstance(targets, str) else ",".join(targets)
+
+
+def _bytes(ax: Any, methods: list[dict[str, Any]]) -> None:
+    rows = []
+    for m in methods:
+        b = m["bytes"]
+        share = m["trainable_parameters"] / m["total_parameters"]
+        rows.append((plots.NAMES[m["method"]], {
+            "frozen weights": b["weights"] * (1 - share),
+            "trained weights": b["weights"] * share,
+            "gradients": b["gradients"],
+            "optimizer": b["optimizer"],
+            "activations": b["activations"],
+        }))
+    plots.stacked_bars(ax, rows)
+    ax.set_ylim(len(rows) - 0.4, -1.35)
+    ax.legend(loc="upper left", ncols=2, fontsize=9, handlelength=1.4, columnspacing=1)
+    ax.set_title("Memory of a training step, by kind")
+
+
+def _learning(ax: Any, methods: list[dict[str, Any]]) -> None:
+    for m in methods:
+        marker, dash = plots.METHODS[m["method"]]
+        steps = [point["step"] for point in m["curve"]]
+        ax.plot(steps, [100 * point["new"] for point in m["curve"]], dash, marker=marker,
+                color=plots.INK, markersize=5, label=plots.NAMES[m["method"]])
+    ax.axhline(90, color=plots.FAINT, linewidth=0.8, zorder=0)
+    ax.set(xlabel="step", ylabel="new task, exactly right, %", ylim=(-4, 104))
+    ax.set_title("Learning (validation)")
+    ax.legend(loc="lower right")
+
+
+def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
+    text = methods[0]["old_before"] is None
+    key, scale = ("general_nll", 1.0) if text else ("old", 100.0)
+    for m in methods:
+        marker, dash = plots.METHODS[m["method"]]
+        new = [100 * point["new"] for point in m["curve"]]
+        old = [scale * point[key] for point in m["curve"]]
+        name = plots.NAMES[m["method"]]
+        label = name if m["method"] == "full" else f"{name}, adapter on"
+        ax.plot(new, old, dash, color=plots.INK, linewidth=1, alpha=0.6)
+        ax.plot(new[-1], old[-1], marker, color=plots.INK, markersize=9, label=label)
+        ax.plot(new[:-1], old[:-1], marker, color=plots.INK, markersize=3, alpha=0.6)
+    adapted = [m for m in methods if m[f"{key}_adapter_off"] is not None]
+    for m in adapted:
+        marker, _ = plots.METHODS[m["method"]]
+        off = m["curve"][0]
+        ax.plot(100 * off["new"], scale * off[key], marker, markerfacecolor="white",
+                color=plots.INK, markersize=9, label="LoRA, adapter off = base")
+    if text:
+        ax.set(ylabel="loss on general text, nats a token (up is worse)")
+    else:
+        ax.set(ylabel="old skills, exactly right, %", ylim=(-4, 104))
+    ax.set(xlabel="new task, exactly right, %", xlim=(-4, 104))
+    ax.set_title("Learned against forgotten (validation)")
+    ax.legend(loc="best", fontsize=9)

@@ -1,0 +1,105 @@
+"""From a file of examples to a folder that can be used: what `minilora finetune` does.
+
+Out comes an adapter's folder (LoRA) or a model's (full), each in Hugging Face's format. While it
+runs, the output folder holds a log and the state of the last checkpoint, so that a run that was
+stopped can go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minilora.bases import load_base, save_base
+from minilora.data import skills
+from minilora.data.batches import Batches
+from minilora.data.instructions import read_examples
+from minilora.errors import ConfigError
+from minilora.optim import AdamW, Schedule
+from minilora.peft import LoraConfig, get_peft_model
+from minilora.training import History, train
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Settings with which a task is learnt on its base."""
+
+    steps: int
+    batch_size: int
+    lr: float
+    lr_full: float
+
+
+SKILLS_DEFAULTS = Defaults(steps=250, batch_size=64, lr=5e-3, lr_full=1e-3)
+LANGUAGE_DEFAULTS = Defaults(steps=75, batch_size=8, lr=1e-3, lr_full=5e-5)
+
+
+def defaults_for(model: Any) -> Defaults:
+    """Settings that suit a base: the small one that knows strings, or a language model."""
+    return SKILLS_DEFAULTS if speaks_skills(model) else LANGUAGE_DEFAULTS
+
+
+def speaks_skills(model: Any) -> bool:
+    """Whether a model reads the alphabet of the embedded base."""
+    return getattr(model.tokenizer, "alphabet", None) == skills.ALPHABET
+
+
+def finetune(
+    base: str,
+    data: str | Path,
+    out: str | Path,
+    *,
+    lora: LoraConfig | None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+    resume: bool = False,
+    progress: bool = True,
+) -> tuple[History, Any]:
+    """Tune a base on a JSONL file, and save what was tuned into `out`.
+
+    lora     settings of the adapter; None: all weights are trained
+    steps, batch_size, lr    None: as suits the base
+    resume   go on from the checkpoint of a run that was stopped
+
+    Returns the history and the model. If it was interrupted, only log and checkpoint are saved.
+    Raises DataError naming file and line, ConfigError, NonFiniteError, OSError.
+    """
+    model: Any = load_base(base)
+    if model.tokenizer is None:
+        raise ConfigError(f"base {base!r} has no tokenizer.json, which text needs; put one there")
+    chosen = defaults_for(model)
+    steps, batch_size = steps or chosen.steps, batch_size or chosen.batch_size
+    rate = lr or (chosen.lr if lora else chosen.lr_full)
+    examples = read_examples(data, model.tokenizer, model.config.max_positions)
+    if lora:
+        model = get_peft_model(model, lora, seed=seed)
+    folder = Path(out)
+    checkpoint, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
+    history = train(
+        model,
+        AdamW(model.parameters(), lr=rate),
+        Batches(examples, batch_size, seed=seed, pad_id=model.tokenizer.pad_id),
+        steps=steps,
+        schedule=Schedule("cosine", steps, warmup=steps // 20),
+        accumulate=accumulate,
+        seed=seed,
+        log=log,
+        checkpoint=checkpoint,
+        resume=resume,
+        progress="fine-tuning" if progress else None,
+    )
+    if not history.interrupted:
+        if lora:
+            model.save_pretrained(folder)
+        else:
+            save_base(model, folder)
+        checkpoint.unlink(missing_ok=True)
+    return history, model

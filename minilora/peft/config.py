@@ -1,0 +1,97 @@
+"""LoraConfig: how wide the bypass is, how loud, and beside which matrices."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from minilora.errors import ConfigError
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Settings of a LoRA adapter, under PEFT's names and with PEFT's defaults.
+
+    r                  rank: how many numbers a vector is squeezed to on its way through the bypass
+    lora_alpha         loudness: the bypass is scaled by lora_alpha / r …
+    use_rslora         … or by lora_alpha / √r (arXiv 2312.03732)
+    target_modules     names such as "q_proj" (the end of a path is enough), a regular expression
+                       for the whole path, or "all-linear": all matrices but the head's
+    lora_dropout       share of the bypass's inputs silenced in training, in [0, 1)
+    init_lora_weights  True: A Kaiming-uniform, B zero; "gaussian": A normal with deviation 1/r,
+                       B zero; False: both Kaiming-uniform, so that the start is not the base
+    bias               "none": biases stay frozen
+    base_model_name_or_path   set when the adapter is attached; for the reader of its folder
+
+    Raises ConfigError naming the value and what is allowed.
+    """
+
+    r: int = 8
+    lora_alpha: float = 8
+    target_modules: str | Sequence[str] = ("q_proj", "v_proj")
+    lora_dropout: float = 0.0
+    use_rslora: bool = False
+    init_lora_weights: bool | Literal["gaussian"] = True
+    bias: Literal["none"] = "none"
+    base_model_name_or_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
+            raise ConfigError(f"rank r = {self.r!r} must be a whole number from 1")
+        alpha = self.lora_alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+            raise ConfigError(f"lora_alpha = {alpha!r} must be a number above 0; twice r is usual")
+        if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
+            raise ConfigError(f"lora_dropout = {self.lora_dropout!r} must be in [0, 1)")
+        if self.init_lora_weights not in (True, False, "gaussian"):
+            raise ConfigError(
+                f"init_lora_weights = {self.init_lora_weights!r} must be True, False or 'gaussian'"
+            )
+        if self.bias != "none":
+            raise ConfigError(f"bias = {self.bias!r}: only 'none' is trained here")
+        if not isinstance(self.target_modules, str):
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        if not self.target_modules:
+            raise ConfigError("target_modules is empty; name e.g. q_proj,v_proj or all-linear")
+
+    @property
+    def scaling(self) -> float:
+        """What the bypass is multiplied by: α/r, or α/√r with rsLoRA."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def find_targets(linears: Iterable[str], targets: str | Sequence[str]) -> list[str]:
+    """Those paths of Linear modules that `targets` names. ConfigError where one names none.
+
+    PEFT's rule: one string is a regular expression for the whole path, or its end; a list holds
+    ends of paths.
+    """
+    linears = list(linears)
+    if targets == ALL_LINEAR:
+        return [path for path in linears if path != "lm_head"]
+    single = isinstance(targets, str)
+    chosen: set[str] = set()
+    for target in [targets] if isinstance(targets, str) else targets:
+        paths = [path for path in linears if _matches(path, target, regex=single)]
+        if not paths:
+            ends = sorted({path.rsplit(".", 1)[-1] for path in linears})
+            raise ConfigError(
+                f"target {target!r} matches no matrix of this model; there are {', '.join(ends)}, "
+                f"or {ALL_LINEAR}"
+            )
+        chosen.update(paths)
+    return [path for path in linears if path in chosen]
+
+
+def _matches(path: str, target: str, *, regex: bool) -> bool:
+    if path == target or path.endswith("." + target):
+        return True
+    try:
+        return regex and re.fullmatch(target, path) is not None
+    except re.error as error:
+        raise ConfigError(f"target {target!r} is no regular expression: {error}") from None

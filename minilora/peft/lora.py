@@ -1,0 +1,141 @@
+"""LoRA: one frozen matrix W, and beside it a thin pair A, B for each adapter.
+
+    h = W x + (α/r) B A x          W (out, in) frozen    A (r, in)    B (out, r)
+
+Hu et al., arXiv 2106.09685. B starts at zero, so a fresh adapter changes nothing; every adapted
+matrix has a pair of its own. Merging adds (α/r) B A into W, after which the bypass costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from minilora import ops
+from minilora.autograd import Tensor
+from minilora.errors import ConfigError, NonFiniteError
+from minilora.nn import Dropout, Linear, Module, ModuleDict, training_rng
+from minilora.peft.config import LoraConfig
+
+
+@dataclass
+class Switch:
+    """Which adapter is in use. One object for the whole model, so switching is one assignment.
+
+    active    name of the adapter that is used, or None
+    enabled   False inside `disable_adapter()`
+    merged    name of the adapter that has been added into the weights, or None
+    """
+
+    active: str | None = None
+    enabled: bool = True
+    merged: str | None = None
+
+
+class LoraLinear(Module):
+    """A Linear that adapters have been put beside. Takes its place in the model.
+
+    base_layer       the Linear that was there, frozen
+    lora_A, lora_B   for each adapter's name a Linear: (r, in) and (out, r)
+    """
+
+    def __init__(self, base: Linear, switch: Switch):
+        self.base_layer = base
+        self.lora_A = ModuleDict()
+        self.lora_B = ModuleDict()
+        self.configs: dict[str, LoraConfig] = {}
+        self.dropouts: dict[str, Dropout] = {}
+        self.switch = switch
+        self._before_merge: np.ndarray | None = None
+
+    def add(self, name: str, config: LoraConfig, rng: np.random.Generator) -> None:
+        """Put a fresh pair beside W."""
+        W = self.base_layer.weight
+        n_out, n_in = W.shape
+        self.lora_A[name] = Linear(n_in, config.r, dtype=W.dtype)
+        self.lora_B[name] = Linear(config.r, n_out, dtype=W.dtype)
+        self.configs[name] = config
+        self.dropouts[name] = Dropout(config.lora_dropout)
+        A, B = self.lora_A[name].weight.data, self.lora_B[name].weight.data
+        if config.init_lora_weights == "gaussian":
+            A[:] = rng.normal(0, 1 / config.r, A.shape)
+        else:
+            A[:] = _kaiming_uniform(A.shape, rng)
+        B[:] = 0 if config.init_lora_weights else _kaiming_uniform(B.shape, rng)
+
+    def remove(self, name: str) -> None:
+        """Take an adapter's pair away."""
+        for each in (self.lora_A, self.lora_B, self.configs, self.dropouts):
+            del each[name]
+
+    def forward(self, x: Tensor) -> Tensor:
+        name = self.switch.active if self.switch.enabled else None
+        if name is None or name not in self.lora_A or self.switch.merged:
+            return self.base_layer(x)
+        base, A, B = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+        scaling = self.configs[name].scaling
+        if base.weight.requires_grad or (self.dropouts[name].p and training_rng()):
+            h = ops.lora_linear_composed(
+                x, base.weight, A, B, scaling=scaling, x_bypass=self.dropouts[name](x)
+            )
+        else:
+            h = ops.lora_linear(x, base.weight, A, B, scaling=scaling)
+        return h if base.bias is None else h + base.bias
+
+    def delta(self, name: str) -> np.ndarray:
+        """ΔW = (α/r) B A (out, in), multiplied in float64. NonFiniteError if it is not finite."""
+        A, B = (m[name].weight.data.astype(np.float64) for m in (self.lora_A, self.lora_B))
+        delta = self.configs[name].scaling * (B @ A)
+        if not np.isfinite(delta).all():
+            raise NonFiniteError(
+                f"adapter {name!r} holds a weight that is not finite; it is not merged, and the "
+                "base is untouched. Train it again, with a lower learning rate"
+            )
+        return delta
+
+    def merge(self, name: str) -> None:
+        """W + ΔW in the place of W, which is kept: subtracting ΔW again would not give it back."""
+        W = self.base_layer.weight
+        self._before_merge = W.data
+        W.data = (W.data + self.delta(name)).astype(W.dtype)
+
+    def unmerge(self) -> None:
+        """The very W of before the merge."""
+        if self._before_merge is not None:
+            self.base_layer.weight.data, self._before_merge = self._before_merge, None
+
+
+def adaptable(model: Module) -> dict[str, Linear]:
+    """path → each Linear that is the model's own, where it was before any adapter."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            found[path] = module.base_layer
+        elif isinstance(module, Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", path):
+            found[path] = module
+    return found
+
+
+def check_rank(path: str, base: Linear, r: int) -> None:
+    """ConfigError if a bypass of rank r could hold no more than one of full rank."""
+    if r > min(base.weight.shape):
+        raise ConfigError(
+            f"rank {r} is above min(out, in) = {min(base.weight.shape)} of {path} "
+            f"{base.weight.shape}: no matrix has a higher rank than that; choose a smaller one"
+        )
+
+
+def warn_merged(name: str) -> None:
+    warnings.warn(
+        f"adapter {name!r} is merged already; nothing was changed. unmerge_adapter() takes it out",
+        stacklevel=3,
+    )
+
+
+def _kaiming_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Uniform in ±1/√n_in: Kaiming's rule with a = √5, as loralib and PEFT start A."""
+    bound = shape[1] ** -0.5
+    return rng.uniform(-bound, bound, shape)

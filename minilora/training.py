@@ -1,0 +1,239 @@
+"""Training: forward, loss, backward, update, in plain sight.
+
+`train_step` is one whole step, and `train` repeats it with batches, a schedule, a log and
+checkpoints. Every step depends only on the seed, its number and the state before it, so a run that
+was stopped and resumed ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from minilora.autograd import Parameter, backward
+from minilora.data.batches import Batches
+from minilora.errors import ConfigError, DataError, FormatError, NonFiniteError
+from minilora.files.json_files import append_json_line
+from minilora.files.safetensors import read_metadata, read_tensors, write_tensors
+from minilora.ops import count_targets
+from minilora.optim import AdamW, Schedule, clip_gradients, global_norm
+from minilora.runtime import keep_memory, n_threads, parallel, split
+
+Gradients = dict[Parameter, np.ndarray]
+
+
+def train_step(
+    model: Any,
+    optimizer: AdamW,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    *,
+    max_grad_norm: float | None = None,
+    accumulate: int = 1,
+    seed: int = 0,
+) -> float:
+    """One whole step: forward, loss, backward, update. Returns the loss, a mean in nats a token.
+
+    ids, labels     (B, T) integers; labels are -100 where nothing is asked, and not shifted
+    max_grad_norm   gradients are scaled down together so that their norm is at most this
+    accumulate      take the batch in this many parts, one after the other: the same gradient,
+                    less memory
+    seed            of dropout in this step
+
+    Raises NonFiniteError, before the update, naming what was not finite; DataError if no token is
+    labelled; and whatever the model raises. The parameters are then as they were.
+    """
+    keep_memory()
+    loss, gradients = loss_and_gradients(model, ids, labels, accumulate=accumulate, seed=seed)
+    check_finite(model, loss, gradients, step=optimizer.t + 1)
+    if max_grad_norm is not None:
+        gradients, _ = clip_gradients(gradients, max_grad_norm)
+    optimizer.step(gradients)
+    return loss
+
+
+def loss_and_gradients(
+    model: Any, ids: np.ndarray, labels: np.ndarray, *, accumulate: int = 1, seed: int = 0
+) -> tuple[float, Gradients]:
+    """The loss of a batch, and its gradient for every trainable parameter, as values.
+
+    The rows are shared out to threads. Each runs forward and backward on a tape of its own, over
+    parameters that all read and none writes; dividing by the number of targets in the whole batch
+    makes the parts add up to the mean. They are added in the order of the rows, so that the result
+    depends on the number of threads but never on which of them was faster.
+    """
+    ids, labels = np.asarray(ids), np.asarray(labels)
+    if ids.ndim != 2 or ids.shape[0] == 0:
+        raise DataError(f"ids must be (batch, time) with at least one row, not {ids.shape}")
+    n_targets = count_targets(labels[:, 1:])
+
+    def share(rows: slice) -> tuple[float, Gradients]:
+        loss = model.loss(
+            ids[rows],
+            labels[rows],
+            n_targets=n_targets,
+            training=True,
+            rng=np.random.default_rng([seed, rows.start]),
+        )
+        return loss.item(), backward(loss)  # type: ignore[return-value]
+
+    total, gradients = 0.0, Gradients()
+    for part in split(len(ids), accumulate):
+        pieces = split(part.stop - part.start, n_threads())
+        rows = [slice(part.start + p.start, part.start + p.stop) for p in pieces]
+        for loss, grads in parallel(share, rows):
+            total += loss
+            for p in list(grads):
+                g = grads.pop(p)
+                gradients[p] = gradients[p] + g if p in gradients else g
+    return total, gradients
+
+
+def check_finite(model: Any, loss: float, gradients: Mapping[Any, np.ndarray], step: int) -> None:
+    """NonFiniteError, naming the step and the tensor, if the loss or a gradient is not finite."""
+    advice = "nothing was updated; lower the learning rate, clip the gradients, or look at the data"
+    if not math.isfinite(loss):
+        raise NonFiniteError(f"step {step}: the loss is {loss}; {advice}")
+    if not math.isfinite(global_norm(gradients.values())):
+        bad = [n for n, p in model.named_parameters()
+               if p in gradients and not np.isfinite(gradients[p]).all()]
+        what = bad[0] if bad else "the sum of the squares (each number is finite, but too large)"
+        raise NonFiniteError(f"step {step}: the gradient of {what} is not finite; {advice}")
+
+
+@dataclass
+class History:
+    """What a run has gone through: the loss and the seconds of each step."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def train(
+    model: Any,
+    optimizer: AdamW,
+    batches: Batches,
+    *,
+    steps: int,
+    schedule: Schedule | None = None,
+    max_grad_norm: float | None = 1.0,
+    accumulate: int = 1,
+    seed: int = 0,
+    log: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    progress: str | None = "training",
+    after_step: Callable[[int, float], None] | None = None,
+) -> History:
+    """Train for `steps` steps.
+
+    batches      batches[step] gives ids and labels
+    schedule     of the learning rate; none: constant
+    log          a JSONL file that gets a line for each step
+    checkpoint   a file that the whole state is written to, every `checkpoint_every` steps, at the
+                 end, and on Ctrl-C
+    resume       go on from `checkpoint`, if there is one
+    progress     what the bar is called; None: no bar
+    after_step   called with the step's number, from 1, and its loss
+
+    Ctrl-C ends the run after the step under way: the state is whole, and `history.interrupted`
+    says so. Raises NonFiniteError, with the state of before that step in place.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"steps {steps!r} must be a whole number from 1")
+    history = History()
+    if resume and checkpoint and Path(checkpoint).exists():
+        history = load_checkpoint(checkpoint, model, optimizer)
+    first = len(history.losses)
+    bar = tqdm(range(first, steps), desc=progress, initial=first, total=steps, unit="step",
+               disable=progress is None, dynamic_ncols=True, leave=False)
+    with _ctrl_c() as wanted, bar:
+        for step in bar:
+            if schedule is not None:
+                schedule.apply(optimizer, step)
+            began = time.perf_counter()
+            loss = train_step(
+                model, optimizer, *batches[step],
+                max_grad_norm=max_grad_norm, accumulate=accumulate, seed=_step_seed(seed, step),
+            )
+            history.losses.append(loss)
+            history.seconds.append(time.perf_counter() - began)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            if log is not None:
+                lr = optimizer.groups[0]["lr"]
+                append_json_line(log, {"step": step + 1, "loss": loss, "lr": lr,
+                                       "seconds": round(history.seconds[-1], 4)})
+            if after_step is not None:
+                after_step(step + 1, loss)
+            history.interrupted = wanted.is_set()
+            last = history.interrupted or step + 1 == steps
+            if checkpoint and (last or (step + 1) % checkpoint_every == 0):
+                save_checkpoint(checkpoint, model, optimizer, history)
+            if history.interrupted:
+                break
+    return history
+
+
+def save_checkpoint(path: str | Path, model: Any, optimizer: AdamW, history: History) -> None:
+    """Everything a run needs to go on, in one safetensors file, whole or not at all."""
+    arrays = {f"model.{n}": p.data for n, p in model.named_parameters() if p.requires_grad}
+    arrays |= {f"optimizer.{n}": a for n, a in optimizer.state_dict().items()}
+    said = json.dumps({"losses": history.losses, "seconds": history.seconds})
+    write_tensors(path, arrays, {"format": "minilora checkpoint", "history": said})
+
+
+def load_checkpoint(path: str | Path, model: Any, optimizer: AdamW) -> History:
+    """Put a saved state into model and optimizer. FormatError if it is of another run."""
+    said, arrays = read_metadata(path), read_tensors(path)
+    if said.get("format") != "minilora checkpoint":
+        raise FormatError(f"{path} is not a checkpoint of minilora")
+    trainable = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
+    found = {n: a.shape for n, a in arrays.items() if n.startswith("model.")}
+    if found != {n: p.shape for n, p in trainable.items()}:
+        raise FormatError(f"{path} is the checkpoint of another run: it trains other parameters "
+                          "than this one; take another --out, or leave --resume out")
+    optimizer.load_state_dict(
+        {n.removeprefix("optimizer."): a for n, a in arrays.items() if n.startswith("optimizer.")}
+    )
+    for name, p in trainable.items():
+        p.data[...] = arrays[name]
+    return History(**json.loads(said["history"]))
+
+
+def _step_seed(seed: int, step: int) -> int:
+    """A seed for the dropout of one step."""
+    return seed * 1_000_003 + step
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """Turn Ctrl-C into a wish that the loop grants between two steps; the second is at once."""
+    wanted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield wanted
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(signum: int, frame: Any) -> None:
+        if wanted.is_set():
+            raise KeyboardInterrupt
+        wanted.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield wanted
+    finally:
+        signal.signal(signal.SIGINT, before)
