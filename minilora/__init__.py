@@ -19,8 +19,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "minilora.autograd": ["Function", "Parameter", "Tensor", "backward", "gradcheck", "no_grad", "tape"],
-    "minilora.bases": ["fetch", "load_base", "save_base"],
+    "minilora.autograd": [
+        "Function",
+        "Parameter",
+        "Tensor",
+        "backward",
+        "gradcheck",
+        "no_grad",
+        "tape",
+    ],
+    "minilora.bases": ["load_base", "save_base"],
     "minilora.config": ["ModelConfig"],
     "minilora.data.skills": ["example_prompt"],
     "minilora.errors": ["MiniloraError"],
@@ -43,7 +51,7 @@ if TYPE_CHECKING:
         no_grad,
         tape,
     )
-    from minilora.bases import fetch, load_base, save_base
+    from minilora.bases import load_base, save_base
     from minilora.config import ModelConfig
     from minilora.data.skills import example_prompt
     from minilora.errors import MiniloraError
@@ -68,7 +76,6 @@ __all__ = [
     "backward",
     "exact_match",
     "example_prompt",
-    "fetch",
     "generate",
     "get_peft_model",
     "gradcheck",

@@ -54,8 +54,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_count(self, "n_heads")
         object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "n_layers", "n_kv_heads",
-                     "max_positions"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "n_layers",
+            "n_kv_heads",
+            "max_positions",
+        ):
             _check_count(self, name)
         if self.head_dim is None:
             if self.hidden_size % self.n_heads:
@@ -99,8 +105,9 @@ class ModelConfig:
                 f"{', '.join(_ARCHITECTURES)}"
             )
         if hf.get("hidden_act", "silu") != "silu":
-            raise ConfigError(f"config.json says hidden_act {hf['hidden_act']!r}; only 'silu' is "
-                              "computed here")
+            raise ConfigError(
+                f"config.json says hidden_act {hf['hidden_act']!r}; only 'silu' is computed here"
+            )
         qwen, bias = kind == "qwen2", bool(hf.get("attention_bias", False))
         rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
         theta = rope.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
@@ -174,12 +181,17 @@ def _known_scaling(rope: dict[str, Any]) -> dict[str, Any] | None:
         return None
     needs = {
         "linear": ("factor",),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor",
-                   "original_max_position_embeddings"),
+        "llama3": (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        ),
     }
     if kind not in needs:
-        raise ConfigError(f"rope_scaling of type {kind!r} is not computed here; known: "
-                          f"{', '.join(needs)}")
+        raise ConfigError(
+            f"rope_scaling of type {kind!r} is not computed here; known: {', '.join(needs)}"
+        )
     for name in needs[kind]:
         if not isinstance(rope.get(name), int | float) or rope[name] <= 0:
             raise ConfigError(f"rope_scaling {kind!r} needs {name} above 0, not {rope.get(name)!r}")

@@ -89,7 +89,8 @@ def choose(
         # Up to and with the token that brings the sum to top_p.
         keep = int(np.searchsorted(np.cumsum(p), top_p * (1 - 1e-12))) + 1
         order, p = order[:keep], p[:keep] / p[:keep].sum()
-    return int(order[min(np.searchsorted(np.cumsum(p), rng.random()), len(order) - 1)])
+    drawn = int(np.searchsorted(np.cumsum(p), rng.random()))
+    return int(order[min(drawn, len(order) - 1)])
 
 
 def _right_align(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -114,8 +115,10 @@ def _check(
         raise DataError("a prompt must hold at least one token, and there must be a prompt")
     longest = max(map(len, prompts))
     if longest >= context:
-        raise DataError(f"the prompt has {longest} tokens and the context {context}, which leaves "
-                        "no room for an answer; shorten the prompt")
+        raise DataError(
+            f"the prompt has {longest} tokens and the context {context}, which leaves "
+            "no room for an answer; shorten the prompt"
+        )
     if max_new_tokens < 0:
         raise ConfigError(f"max_new_tokens {max_new_tokens} must be 0 or more")
     if not 0 <= temperature < float("inf"):

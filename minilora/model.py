@@ -168,7 +168,7 @@ class Transformer(Module):
         return self.model.embed_tokens.weight.dtype
 
     def _init_weights(self, rng: np.random.Generator) -> None:
-        """Matrices normal with deviation 0.02, biases 0, norms 1, as transformers starts a Llama."""
+        """Matrices normal with deviation 0.02, biases 0, norms 1, as in transformers."""
         for p in self.parameters():
             if p.ndim == 2:
                 p.data[:] = rng.normal(0, 0.02, p.shape)
@@ -189,7 +189,9 @@ class Transformer(Module):
         """
         ids = ids.data if isinstance(ids, Tensor) else np.asarray(ids)
         if ids.ndim != 2:
-            raise ShapeError(f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]")
+            raise ShapeError(
+                f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]"
+            )
         check_ids(ids, self.config.vocab_size)
         length = ids.shape[1] + (kv.length if kv else 0)
         if length > self.config.max_positions:
@@ -247,9 +249,7 @@ def _dropout(active: bool, rng: np.random.Generator | None) -> Any:
 
 
 @cache
-def _frequencies(
-    dim: int, theta: float, scaling: tuple[tuple[str, Any], ...]
-) -> np.ndarray:
+def _frequencies(dim: int, theta: float, scaling: tuple[tuple[str, Any], ...]) -> np.ndarray:
     """Radians a token, by pair of channels (dim / 2,)."""
     f = theta ** -(np.arange(0, dim, 2) / dim)
     s = dict(scaling)

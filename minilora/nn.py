@@ -99,17 +99,20 @@ class Module:
         missing = set(mine)
         for name, array in weights:
             if name not in mine:
-                raise FormatError(f"there is no weight {name!r} in this model; it has e.g. "
-                                  f"{', '.join(list(mine)[:3])}, …")
+                raise FormatError(
+                    f"there is no weight {name!r} in this model; it has e.g. "
+                    f"{', '.join(list(mine)[:3])}, …"
+                )
             if array.shape != mine[name].shape:
                 raise FormatError(
-                    f"weight {name} has shape {array.shape}, but this model needs {mine[name].shape}"
+                    f"weight {name} has shape {array.shape}; this model needs {mine[name].shape}"
                 )
             mine[name].data = np.ascontiguousarray(array, dtype=mine[name].dtype)
             missing.discard(name)
         if missing:
-            raise FormatError(f"{len(missing)} of the model's weights are missing, first "
-                              f"{min(missing)}")
+            raise FormatError(
+                f"{len(missing)} of the model's weights are missing, first {min(missing)}"
+            )
 
     def n_parameters(self, trainable: bool = False) -> int:
         """How many numbers there are, or only those that are trained."""

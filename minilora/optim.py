@@ -83,7 +83,12 @@ class AdamW:
             if p in gradients
         ]
         n = min(n_threads(), len(moves)) if sum(g.size for _, g, _ in moves) > 10**6 else 1
-        parallel(lambda i: [self._move(*move) for move in moves[i::n]], range(n))
+
+        def share(i: int) -> None:
+            for move in moves[i::n]:
+                self._move(*move)
+
+        parallel(share, range(n))
 
     def _move(self, p: Parameter, g: np.ndarray, group: Mapping[str, Any]) -> None:
         (beta1, beta2), lr = group["betas"], group["lr"]

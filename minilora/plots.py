@@ -32,7 +32,7 @@ ROLES = {
 METHODS = {"full": ("s", "-"), "lora": ("o", "--")}
 NAMES = {"full": "full", "lora": "LoRA"}
 
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -91,8 +91,15 @@ def stacked_bars(ax: Any, rows: list[tuple[str, dict[str, float]]]) -> None:
         left = 0.0
         for role, amount in parts.items():
             colour, hatch = ROLES[role]
-            ax.barh(y, amount / size, left=left, color=colour, hatch=hatch, edgecolor="white",
-                    label=role if y == 0 else None)
+            ax.barh(
+                y,
+                amount / size,
+                left=left,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                label=role if y == 0 else None,
+            )
             left += amount / size
         ax.text(left, y, f"  {left:.3g} {name}", va="center")
     ax.set_yticks(range(len(rows)), [label for label, _ in rows])

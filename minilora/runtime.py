@@ -20,6 +20,7 @@ import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -49,7 +50,8 @@ def keep_memory() -> bool:
     if os.environ.get("MINILORA_KEEP_MEMORY", "1") == "0" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(option, value) == 1 for option, value in _KEEP])
+    done = [mallopt(option, value) for option, value in _KEEP]  # all of them, in this order
+    return done == [1] * len(_KEEP)
 
 
 def cores() -> int:
@@ -78,7 +80,7 @@ def split(n: int, parts: int) -> list[slice]:
     """0…n cut into at most `parts` runs, none empty, no two differing by more than one."""
     parts = min(parts, n)
     edges = [n * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:

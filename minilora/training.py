@@ -106,8 +106,11 @@ def check_finite(model: Any, loss: float, gradients: Mapping[Any, np.ndarray], s
     if not math.isfinite(loss):
         raise NonFiniteError(f"step {step}: the loss is {loss}; {advice}")
     if not math.isfinite(global_norm(gradients.values())):
-        bad = [n for n, p in model.named_parameters()
-               if p in gradients and not np.isfinite(gradients[p]).all()]
+        bad = [
+            n
+            for n, p in model.named_parameters()
+            if p in gradients and not np.isfinite(gradients[p]).all()
+        ]
         what = bad[0] if bad else "the sum of the squares (each number is finite, but too large)"
         raise NonFiniteError(f"step {step}: the gradient of {what} is not finite; {advice}")
 
@@ -158,24 +161,43 @@ def train(
     if resume and checkpoint and Path(checkpoint).exists():
         history = load_checkpoint(checkpoint, model, optimizer)
     first = len(history.losses)
-    bar = tqdm(range(first, steps), desc=progress, initial=first, total=steps, unit="step",
-               disable=progress is None, dynamic_ncols=True, leave=False)
+    bar = tqdm(
+        range(first, steps),
+        desc=progress,
+        initial=first,
+        total=steps,
+        unit="step",
+        disable=progress is None,
+        dynamic_ncols=True,
+        leave=False,
+    )
     with _ctrl_c() as wanted, bar:
         for step in bar:
             if schedule is not None:
                 schedule.apply(optimizer, step)
             began = time.perf_counter()
             loss = train_step(
-                model, optimizer, *batches[step],
-                max_grad_norm=max_grad_norm, accumulate=accumulate, seed=_step_seed(seed, step),
+                model,
+                optimizer,
+                *batches[step],
+                max_grad_norm=max_grad_norm,
+                accumulate=accumulate,
+                seed=_step_seed(seed, step),
             )
             history.losses.append(loss)
             history.seconds.append(time.perf_counter() - began)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             if log is not None:
                 lr = optimizer.groups[0]["lr"]
-                append_json_line(log, {"step": step + 1, "loss": loss, "lr": lr,
-                                       "seconds": round(history.seconds[-1], 4)})
+                append_json_line(
+                    log,
+                    {
+                        "step": step + 1,
+                        "loss": loss,
+                        "lr": lr,
+                        "seconds": round(history.seconds[-1], 4),
+                    },
+                )
             if after_step is not None:
                 after_step(step + 1, loss)
             history.interrupted = wanted.is_set()
@@ -203,8 +225,10 @@ def load_checkpoint(path: str | Path, model: Any, optimizer: AdamW) -> History:
     trainable = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
     found = {n: a.shape for n, a in arrays.items() if n.startswith("model.")}
     if found != {n: p.shape for n, p in trainable.items()}:
-        raise FormatError(f"{path} is the checkpoint of another run: it trains other parameters "
-                          "than this one; take another --out, or leave --resume out")
+        raise FormatError(
+            f"{path} is the checkpoint of another run: it trains other parameters "
+            "than this one; take another --out, or leave --resume out"
+        )
     optimizer.load_state_dict(
         {n.removeprefix("optimizer."): a for n, a in arrays.items() if n.startswith("optimizer.")}
     )

@@ -48,8 +48,13 @@ def measure_step(model: Any, optimizer: AdamW, ids: np.ndarray, labels: np.ndarr
     n_targets = count_targets(labels[:, 1:])
     activations = sum(
         activation_bytes(
-            model.loss(ids[rows], labels[rows], n_targets=n_targets, training=True,
-                       rng=np.random.default_rng(0)),
+            model.loss(
+                ids[rows],
+                labels[rows],
+                n_targets=n_targets,
+                training=True,
+                rng=np.random.default_rng(0),
+            ),
             model,
         )
         for rows in split(len(ids), n_threads())

@@ -89,7 +89,9 @@ def _seed(loss: Tensor, gradient: Any) -> np.ndarray:
         return np.ones_like(loss.data)
     given = gradient.data if isinstance(gradient, Tensor) else np.asarray(gradient)
     if given.shape != loss.shape:
-        raise ShapeError(f"gradient has shape {given.shape}, the tensor {loss.shape}: must be equal")
+        raise ShapeError(
+            f"gradient has shape {given.shape}, the tensor {loss.shape}: must be equal"
+        )
     if given.dtype != loss.dtype:
         raise DTypeError(f"gradient is {given.dtype}, the tensor {loss.dtype}: must be equal")
     return given

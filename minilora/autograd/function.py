@@ -83,7 +83,9 @@ class Function:
         wanted = [recording and t is not None and t.requires_grad for t in tensors]
 
         ctx = cls()
-        ctx.needs = SimpleNamespace(**dict(zip(_input_names(cls, len(inputs)), wanted, strict=True)))
+        ctx.needs = SimpleNamespace(
+            **dict(zip(_input_names(cls.forward, len(inputs)), wanted, strict=True))
+        )
         y = np.asarray(ctx.forward(*(None if t is None else t.data for t in tensors), **options))
         if dtype is not None and y.dtype.kind == "f" and y.dtype != dtype:
             raise DTypeError(
@@ -115,16 +117,18 @@ class _Released(SimpleNamespace):
 
 
 @cache
-def _input_names(op: type[Function], n: int) -> tuple[str, ...]:
+def _input_names(forward: Callable[..., np.ndarray], n: int) -> tuple[str, ...]:
     """The names of forward's inputs: x, W, … or x0, x1, … for a `*xs`."""
     names: list[str] = []
-    for p in list(inspect.signature(op.forward).parameters.values())[1:]:
+    for p in list(inspect.signature(forward).parameters.values())[1:]:
         if p.kind is p.VAR_POSITIONAL:
             names += [f"{p.name.removesuffix('s')}{i}" for i in range(n - len(names))]
         elif p.kind is p.POSITIONAL_OR_KEYWORD:
             names.append(p.name)
     if len(names) < n:
-        raise TypeError(f"{op.__name__} takes the inputs {', '.join(names)}, but {n} were given")
+        raise TypeError(
+            f"{forward.__qualname__} takes the inputs {', '.join(names)}, but {n} were given"
+        )
     return tuple(names[:n])
 
 

@@ -55,7 +55,11 @@ class GradcheckReport:
     def __str__(self) -> str:
         return "\n".join(
             f"{c.name:<8} {c.shape!s:<14} {c.max_error:9.1e}  {'ok' if c.ok else 'WRONG'}"
-            + ("" if c.ok else f" at {c.index}: backward {c.analytic:.6g}, measured {c.numeric:.6g}")
+            + (
+                ""
+                if c.ok
+                else f" at {c.index}: backward {c.analytic:.6g}, measured {c.numeric:.6g}"
+            )
             for c in self.inputs
         )
 
@@ -79,7 +83,7 @@ def gradcheck(
     Raises DTypeError for float32 and ConfigError for arrays that are not contiguous or share
     memory, where a verdict would mean nothing.
     """
-    arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+    arrays: list[Any] = [x.data if isinstance(x, Tensor) else x for x in inputs]
     checked = [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     _refuse_unfit([arrays[i] for i in checked])
     arrays = [a.copy() if i in checked else a for i, a in enumerate(arrays)]
@@ -104,7 +108,7 @@ def gradcheck(
 
     report = GradcheckReport()
     for place, i in enumerate(checked):
-        analytic = grads.get(leaves[i], np.zeros_like(arrays[i]))
+        analytic = grads[leaves[i]] if leaves[i] in grads else np.zeros_like(arrays[i])
         name = names[place] if names else f"input {i}"
         if analytic.shape != arrays[i].shape or analytic.dtype != arrays[i].dtype:
             raise ConfigError(

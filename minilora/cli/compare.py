@@ -23,14 +23,20 @@ EXAMPLE = "minilora compare --task rotate-right --rank 4 --replay 0.1"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
-    parser.add_argument("--task", help="what to learn; default sort-descending, or for smollm2 orders")
+    parser.add_argument(
+        "--task", help="what to learn; default sort-descending, or for smollm2 orders"
+    )
     add_lora_options(parser)
     parser.add_argument("--steps", type=whole(1), help="default 250, with smollm2 75")
     parser.add_argument("--batch-size", type=whole(1), help="default 64, with smollm2 8")
     parser.add_argument("--lr", type=number(0), help="highest learning rate of LoRA")
     parser.add_argument("--lr-full", type=number(0), help="highest learning rate of full tuning")
-    parser.add_argument("--replay", type=number(0, 1, open_low=False), default=0.0,
-                        help="share of every batch that is old data, in [0, 1); default 0")
+    parser.add_argument(
+        "--replay",
+        type=number(0, 1, open_low=False),
+        default=0.0,
+        help="share of every batch that is old data, in [0, 1); default 0",
+    )
     parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--out", default="compare", metavar="FOLDER", help="default ./compare")
     add_json_option(parser)
@@ -41,8 +47,19 @@ def run(options: argparse.Namespace) -> int:
     from minilora.experiments.compare_figure import draw
     from minilora.files.json_files import write_json
 
-    fields = ("base", "task", "rank", "alpha", "target_modules", "steps", "batch_size", "lr",
-              "lr_full", "replay", "seed")
+    fields = (
+        "base",
+        "task",
+        "rank",
+        "alpha",
+        "target_modules",
+        "steps",
+        "batch_size",
+        "lr",
+        "lr_full",
+        "replay",
+        "seed",
+    )
     settings = Settings(**{name: getattr(options, name) for name in fields})
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -82,10 +99,14 @@ def table(report: dict[str, Any]) -> str:
         line("loss on general text before", lambda m: f"{m['general_nll_before']:.4f}")
         line("loss on general text after", lambda m: f"{m['general_nll_after']:.4f}")
         line("  adapter off", lambda m: _nats(m["general_nll_adapter_off"]))
-    line("base back, bit for bit", lambda m: {None: "-", True: "yes", False: "NO"}[m["base_restored"]])
+    line(
+        "base back, bit for bit",
+        lambda m: {None: "-", True: "yes", False: "NO"}[m["base_restored"]],
+    )
     widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]))]
     return "\n".join(
-        row[0].ljust(widths[0]) + "".join(c.rjust(w + 3) for c, w in zip(row[1:], widths[1:], strict=True))
+        row[0].ljust(widths[0])
+        + "".join(c.rjust(w + 3) for c, w in zip(row[1:], widths[1:], strict=True))
         for row in lines
     )
 

@@ -26,12 +26,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="FOLDER")
     parser.add_argument("--method", choices=("lora", "full"), default="lora", help="default lora")
     add_lora_options(parser)
-    parser.add_argument("--dropout", type=number(0, 1, open_low=False), default=0.0,
-                        help="on the bypass's input, in [0, 1); default 0")
+    parser.add_argument(
+        "--dropout",
+        type=number(0, 1, open_low=False),
+        default=0.0,
+        help="on the bypass's input, in [0, 1); default 0",
+    )
     parser.add_argument("--steps", type=whole(1), help="default 250 for skills, else 75")
     parser.add_argument("--batch-size", type=whole(1), help="default 64 for skills, else 8")
-    parser.add_argument("--accumulate", type=whole(1), default=1, metavar="N",
-                        help="take each batch in N parts: the same gradient, less memory")
+    parser.add_argument(
+        "--accumulate",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="take each batch in N parts: the same gradient, less memory",
+    )
     parser.add_argument("--lr", type=number(0), help="highest learning rate; default: as suits")
     parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run ended")
@@ -62,17 +71,21 @@ def run(options: argparse.Namespace) -> int:
         return 130
     trained, total = model.n_parameters(trainable=True), model.n_parameters()
     if options.json:
-        print_json({
-            "method": options.method,
-            "out": options.out,
-            "trainable_parameters": trained,
-            "total_parameters": total,
-            "losses": history.losses,
-            "seconds": sum(history.seconds),
-        })
+        print_json(
+            {
+                "method": options.method,
+                "out": options.out,
+                "trainable_parameters": trained,
+                "total_parameters": total,
+                "losses": history.losses,
+                "seconds": sum(history.seconds),
+            }
+        )
     else:
-        print(f"trained {trained:,} of {total:,} parameters in {len(history.losses)} steps; "
-              f"loss {history.losses[0]:.3f} → {history.losses[-1]:.3f}")
+        print(
+            f"trained {trained:,} of {total:,} parameters in {len(history.losses)} steps; "
+            f"loss {history.losses[0]:.3f} → {history.losses[-1]:.3f}"
+        )
         flag = "--adapter" if lora else "--base"
         base = f"--base {options.base} " if lora else ""
         say(f'use it:  minilora generate {base}{flag} {options.out} --prompt "…"')

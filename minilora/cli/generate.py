@@ -7,6 +7,7 @@ new goes to standard output.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from minilora.cli.options import add_json_option, number, print_json, whole
 
@@ -18,13 +19,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter of minilora or PEFT")
     parser.add_argument("--prompt", required=True, metavar="TEXT")
     parser.add_argument("--chat", action="store_true", help="as a user's turn of a conversation")
-    parser.add_argument("--max-new-tokens", type=whole(0), default=64, metavar="N",
-                        help="default 64")
-    parser.add_argument("--temperature", type=number(0, open_low=False), default=0.0,
-                        help="0, the default: always the likeliest token")
+    parser.add_argument(
+        "--max-new-tokens", type=whole(0), default=64, metavar="N", help="default 64"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=number(0, open_low=False),
+        default=0.0,
+        help="0, the default: always the likeliest token",
+    )
     parser.add_argument("--top-k", type=whole(1), help="draw from the k likeliest only")
-    parser.add_argument("--top-p", type=number(0, 1.0000001), metavar="P",
-                        help="draw from the likeliest that together have probability P")
+    parser.add_argument(
+        "--top-p",
+        type=number(0, 1.0000001),
+        metavar="P",
+        help="draw from the likeliest that together have probability P",
+    )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the draw")
     add_json_option(parser)
 
@@ -35,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from minilora.generation import generate
     from minilora.peft import PeftModel
 
-    model = load_base(options.base)
+    model: Any = load_base(options.base)
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ConfigError(f"base {options.base!r} has no tokenizer.json, which text needs")

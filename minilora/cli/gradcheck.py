@@ -7,6 +7,7 @@ one is above the tolerance.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from minilora.cli.options import add_json_option, number, print_json, say
 
@@ -16,8 +17,9 @@ EXAMPLE = "minilora gradcheck lora_linear attention --figure gradcheck.png"
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ops", nargs="*", metavar="OP", help="operations to check; default: all")
     parser.add_argument("--h", type=number(0), default=1e-5, help="the nudge; default 1e-5")
-    parser.add_argument("--figure", metavar="FILE.png",
-                        help="draw the error against h, in float64 and float32")
+    parser.add_argument(
+        "--figure", metavar="FILE.png", help="draw the error against h, in float64 and float32"
+    )
     add_json_option(parser)
 
 
@@ -25,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from minilora.ops.examples import examples
 
     chosen = examples(options.ops)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"op": e.op, "input": c.name, "shape": list(c.shape), "error": c.max_error, "ok": c.ok}
         for e in chosen
         for c in e.check(h=options.h).inputs

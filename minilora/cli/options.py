@@ -21,7 +21,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
@@ -75,15 +76,28 @@ def add_lora_options(parser: argparse.ArgumentParser) -> None:
     """The knobs of LoRA, the same in every command that has them."""
     group = parser.add_argument_group("LoRA")
     group.add_argument("--rank", type=whole(1), default=8, metavar="R", help="default 8")
-    group.add_argument("--alpha", type=number(0), default=16, metavar="α",
-                       help="the bypass is scaled by α/rank; default 16")
-    group.add_argument("--target-modules", type=targets, default=("q_proj", "v_proj"),
-                       metavar="NAMES", help="q_proj,v_proj (default), others, or all-linear")
+    group.add_argument(
+        "--alpha",
+        type=number(0),
+        default=16,
+        metavar="α",
+        help="the bypass is scaled by α/rank; default 16",
+    )
+    group.add_argument(
+        "--target-modules",
+        type=targets,
+        default=("q_proj", "v_proj"),
+        metavar="NAMES",
+        help="q_proj,v_proj (default), others, or all-linear",
+    )
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true",
-                        help="print one JSON object on standard output, and nothing else there")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output, and nothing else there",
+    )
 
 
 def print_json(value: Any) -> None:
@@ -94,4 +108,3 @@ def print_json(value: Any) -> None:
 def say(line: str) -> None:
     """A line for the person at the screen, on standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
-

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from minilora.cli.options import add_json_option, print_json, say, whole
 
-EXAMPLE = "minilora pretrain --out my-skills && minilora generate --base ./my-skills --prompt rev:abcd="
+EXAMPLE = (
+    "minilora pretrain --out my-skills && minilora generate --base ./my-skills --prompt rev:abcd="
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -56,7 +56,9 @@ class Batches:
         if not 0 <= replay < 1:
             raise ConfigError(f"replay {replay} must be a share in [0, 1), e.g. 0.05")
         if replay and not old:
-            raise ConfigError(f"replay {replay} needs old examples to take from, and there are none")
+            raise ConfigError(
+                f"replay {replay} needs old examples to take from, and there are none"
+            )
         if not examples:
             raise DataError("there are no examples to train on")
         self.examples, self.old = examples, old

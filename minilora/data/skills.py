@@ -78,7 +78,9 @@ OLD = (
     Skill("every-second", "evy", lambda s: s[1::2], "the letters at even places"),
 )
 NEW = (
-    Skill("sort-descending", "des", lambda s: "".join(sorted(s, reverse=True)), "letters from l to a"),
+    Skill(
+        "sort-descending", "des", lambda s: "".join(sorted(s, reverse=True)), "letters from l to a"
+    ),
     Skill("rotate-right", "rgt", lambda s: s[-1] + s[:-1], "last letter to the front"),
     Skill("swap-ends", "ens", lambda s: s[-1] + s[1:-1] + s[0], "first and last change places"),
     Skill("swap-neighbours", "nei", _swap_neighbours, "letters change places in pairs"),

@@ -98,8 +98,11 @@ def compare(
     return {
         "settings": asdict(settings),
         "methods": rows,
-        "versions": {"minilora": minilora.__version__, "numpy": np.__version__,
-                     "python": platform.python_version()},
+        "versions": {
+            "minilora": minilora.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
         "threads": n_threads(),
     }
 

@@ -34,13 +34,18 @@ def _bytes(ax: Any, methods: list[dict[str, Any]]) -> None:
     for m in methods:
         b = m["bytes"]
         share = m["trainable_parameters"] / m["total_parameters"]
-        rows.append((plots.NAMES[m["method"]], {
-            "frozen weights": b["weights"] * (1 - share),
-            "trained weights": b["weights"] * share,
-            "gradients": b["gradients"],
-            "optimizer": b["optimizer"],
-            "activations": b["activations"],
-        }))
+        rows.append(
+            (
+                plots.NAMES[m["method"]],
+                {
+                    "frozen weights": b["weights"] * (1 - share),
+                    "trained weights": b["weights"] * share,
+                    "gradients": b["gradients"],
+                    "optimizer": b["optimizer"],
+                    "activations": b["activations"],
+                },
+            )
+        )
     plots.stacked_bars(ax, rows)
     ax.set_ylim(len(rows) - 0.4, -1.35)
     ax.legend(loc="upper left", ncols=2, fontsize=9, handlelength=1.4, columnspacing=1)
@@ -51,8 +56,15 @@ def _learning(ax: Any, methods: list[dict[str, Any]]) -> None:
     for m in methods:
         marker, dash = plots.METHODS[m["method"]]
         steps = [point["step"] for point in m["curve"]]
-        ax.plot(steps, [100 * point["new"] for point in m["curve"]], dash, marker=marker,
-                color=plots.INK, markersize=5, label=plots.NAMES[m["method"]])
+        ax.plot(
+            steps,
+            [100 * point["new"] for point in m["curve"]],
+            dash,
+            marker=marker,
+            color=plots.INK,
+            markersize=5,
+            label=plots.NAMES[m["method"]],
+        )
     ax.axhline(90, color=plots.FAINT, linewidth=0.8, zorder=0)
     ax.set(xlabel="step", ylabel="new task, exactly right, %", ylim=(-4, 104))
     ax.set_title("Learning (validation)")
@@ -74,9 +86,15 @@ def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
     adapted = [m for m in methods if m[f"{key}_adapter_off"] is not None]
     for m in adapted:
         marker, _ = plots.METHODS[m["method"]]
-        off = m["curve"][0]
-        ax.plot(100 * off["new"], scale * off[key], marker, markerfacecolor="white",
-                color=plots.INK, markersize=9, label="LoRA, adapter off = base")
+        ax.plot(
+            100 * m["new_adapter_off"],
+            scale * m[f"{key}_adapter_off"],
+            marker,
+            markerfacecolor="white",
+            color=plots.INK,
+            markersize=9,
+            label="LoRA, adapter off = base",
+        )
     if text:
         ax.set(ylabel="loss on general text, nats a token (up is worse)")
     else:

@@ -50,7 +50,7 @@ def draw(rows: list[dict[str, Any]], path: str | Path) -> None:
     with plots.figure(1, width=7, height=4.5) as (fig, ax):
         for dtype, dash in (("float64", "-"), ("float32", "--")):
             mine = [r for r in rows if r["dtype"] == dtype]
-            curves = {}
+            curves: dict[str, dict[float, list[float]]] = {}
             for r in mine:
                 curves.setdefault(r["op"], {}).setdefault(r["h"], []).append(r["error"])
             lines = [[max(max(es), 1e-17) for es in by_h.values()] for by_h in curves.values()]
@@ -60,10 +60,18 @@ def draw(rows: list[dict[str, Any]], path: str | Path) -> None:
             ax.plot(STEPS, middle, dash, color=plots.INK, linewidth=2)
             best = int(np.argmin(middle))
             ax.plot(STEPS[best], middle[best], "*", color=plots.INK, markersize=12)
-            ax.annotate(f"{dtype}, best at h = {STEPS[best]:.0e}", (STEPS[best], middle[best]),
-                        xytext=(0, -16), textcoords="offset points", ha="center", fontsize=9)
+            ax.annotate(
+                f"{dtype}, best at h = {STEPS[best]:.0e}",
+                (STEPS[best], middle[best]),
+                xytext=(0, -16),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+            )
         ax.axhline(1e-7, color=plots.GRADIENT, linewidth=1)
         ax.text(1.2e-12, 1.4e-7, "what is demanded: 1e-7", color=plots.GRADIENT, fontsize=9)
         ax.set(xscale="log", yscale="log", xlabel="h", ylabel="relative error", ylim=(1e-14, 3))
         ax.set_title("Gradient against central difference: rounding left, bending right")
-        plots.save(fig, path, "a thin line an operation, the median thick; direction drawn by seed 0")
+        plots.save(
+            fig, path, "a thin line an operation, the median thick; direction drawn by seed 0"
+        )

@@ -8,7 +8,9 @@ Several files (an adapter is its settings and its arrays) cannot be renamed at o
 that holds them can. They are written into a hidden folder beside their places; renaming that to
 `.ready` is the moment at which the new ones count, and then each moves to its place. Killed before
 that moment, the old files are all there; killed after it, `locate` finds each new file wherever it
-has got to, and the next write finishes the moving.
+has got to, and the next write finishes the moving. Only a program that does not ask `locate`
+(transformers, PEFT) and comes between a kill at just that time and the next write can meet a
+folder of which a part is new.
 """
 
 from __future__ import annotations
@@ -47,8 +49,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+                error.filename = os.fspath(path)
             raise
     _sync_folder(target.parent)
 

@@ -19,8 +19,8 @@ from minilora.ops.elementwise import (
     Log,
     Mul,
     Neg,
-    SiLU,
     Sigmoid,
+    SiLU,
     Sub,
     Tanh,
 )
@@ -44,7 +44,7 @@ cross_entropy, linear_cross_entropy = CrossEntropy.apply, LinearCrossEntropy.app
 dropout = Dropout.apply
 
 
-def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Σ x over `axis` (None: all)."""
     return Sum.apply(x, axis=axis, keepdims=keepdims)
 
@@ -54,7 +54,7 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     return Mean.apply(x, axis=axis, keepdims=keepdims)
 
 
-def max(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:  # noqa: A001
+def max(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     """The largest of x over `axis` (None: all)."""
     return Max.apply(x, axis=axis, keepdims=keepdims)
 

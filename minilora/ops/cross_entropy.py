@@ -33,8 +33,9 @@ class CrossEntropy(Function):
     def forward(ctx, z, *, labels, n_targets=None):
         labels = np.asarray(labels)
         if labels.shape != z.shape[:-1]:
-            raise ShapeError(f"CrossEntropy: logits {z.shape} need labels {z.shape[:-1]}, not "
-                             f"{labels.shape}")
+            raise ShapeError(
+                f"CrossEntropy: logits {z.shape} need labels {z.shape[:-1]}, not {labels.shape}"
+            )
         ctx.shape = z.shape
         ctx.n = count_targets(labels) if n_targets is None else n_targets
         asked, wanted = _targets(labels.ravel(), z.shape[-1])
@@ -66,8 +67,10 @@ class LinearCrossEntropy(Function):
     def forward(ctx, x, W, *, labels, n_targets=None):
         labels = np.asarray(labels)
         if labels.shape != x.shape[:-1] or x.shape[-1] != W.shape[-1]:
-            raise ShapeError(f"LinearCrossEntropy: x {x.shape}, W {W.shape} and labels "
-                             f"{labels.shape} do not fit; they are (…, C), (V, C) and (…)")
+            raise ShapeError(
+                f"LinearCrossEntropy: x {x.shape}, W {W.shape} and labels "
+                f"{labels.shape} do not fit; they are (…, C), (V, C) and (…)"
+            )
         ctx.shape = x.shape
         n = count_targets(labels) if n_targets is None else n_targets
         asked, wanted = _targets(labels.ravel(), W.shape[0])

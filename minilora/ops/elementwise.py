@@ -187,7 +187,8 @@ class Sigmoid(Function):
 class SiLU(Function):
     """y = x σ(x)     dx = dy · σ(x) (1 + x (1 - σ(x)))
 
-    Kept: x; σ is computed again, which costs one exponential an element and saves an array of x's size.
+    Kept: x. σ is computed again, which costs one exponential an element and saves an array of
+    x's size.
     """
 
     def forward(ctx, x):

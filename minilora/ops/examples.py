@@ -80,12 +80,16 @@ def _examples() -> Iterator[Example]:
     yield Example("transpose", lambda x: ops.transpose(x, 1, 2, 0), {"x": n(2, 3, 4)})
     yield Example("slice", lambda x: x[:, 1:, ::2], {"x": n(2, 3, 4)})
     yield Example("slice", lambda x: x[np.array([1, 0, 1])], {"x": n(2, 3)})
-    yield Example("concatenate", lambda x, y: ops.concatenate([x, y], 1), {"x": n(2, 3), "y": n(2, 5)})
+    yield Example(
+        "concatenate", lambda x, y: ops.concatenate([x, y], 1), {"x": n(2, 3), "y": n(2, 5)}
+    )
     yield Example("matmul", ops.matmul, {"x": n(2, 1, 3, 4), "y": n(5, 4, 2)})
     yield Example("linear", ops.linear, {"x": n(2, 3, 4), "W": n(5, 4)})
     yield Example("linear", ops.linear, {"x": n(2, 3, 4), "W": n(5, 4), "b": n(5)})
     yield Example("embedding", lambda W: ops.embedding(W, ids=_IDS), {"W": n(5, 4)})
-    yield Example("rms_norm", lambda x, g: ops.rms_norm(x, g, eps=1e-5), {"x": n(2, 3, 4), "g": n(4)})
+    yield Example(
+        "rms_norm", lambda x, g: ops.rms_norm(x, g, eps=1e-5), {"x": n(2, 3, 4), "g": n(4)}
+    )
     yield Example("rotary", lambda x: ops.rotary(x, **_angles(3, 2)), {"x": n(2, 3, 2, 4)})
     heads = {"q": n(2, 4, 3, 5), "k": n(2, 2, 3, 5), "v": n(2, 2, 3, 5)}
     yield Example("attention", ops.attention, heads)
@@ -94,7 +98,9 @@ def _examples() -> Iterator[Example]:
     yield Example("swiglu", ops.swiglu, {"g": n(2, 3, 4), "u": n(2, 3, 4)})
     yield Example("softmax", ops.softmax, {"x": n(2, 3, 4)})
     yield Example("log_softmax", ops.log_softmax, {"x": n(2, 3, 4)})
-    yield Example("cross_entropy", lambda z: ops.cross_entropy(z, labels=_LABELS), {"z": n(2, 3, 5)})
+    yield Example(
+        "cross_entropy", lambda z: ops.cross_entropy(z, labels=_LABELS), {"z": n(2, 3, 5)}
+    )
     yield Example(
         "linear_cross_entropy",
         lambda x, W: ops.linear_cross_entropy(x, W, labels=_LABELS),

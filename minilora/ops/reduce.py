@@ -72,4 +72,6 @@ class Max(_Fold):
 
     def backward(ctx, dy):
         winners = ctx.saved.winners
-        return winners * (ctx.unfold(dy) / winners.sum(axis=ctx.axes, keepdims=True, dtype=dy.dtype))
+        return winners * (
+            ctx.unfold(dy) / winners.sum(axis=ctx.axes, keepdims=True, dtype=dy.dtype)
+        )

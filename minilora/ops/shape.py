@@ -19,7 +19,9 @@ class Reshape(Function):
         try:
             return x.reshape(shape)
         except ValueError:
-            raise ShapeError(f"Reshape: {x.shape} ({x.size} elements) does not fit {shape}") from None
+            raise ShapeError(
+                f"Reshape: {x.shape} ({x.size} elements) does not fit {shape}"
+            ) from None
 
     def backward(ctx, dy):
         return dy.reshape(ctx.shape)

@@ -15,8 +15,8 @@ class SwiGLU(Function):
 
     du = dy · g σ(g)     dg = dy · u · σ(g) (1 + g (1 - σ(g)))
 
-    Kept: g and u. σ(g) is computed again, which costs one exponential an element and saves an array of
-    g's size, the widest of the block.
+    Kept: g and u. σ(g) is computed again, which costs one exponential an element and saves an
+    array of g's size, the widest of the block.
     """
 
     def forward(ctx, g, u):

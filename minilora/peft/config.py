@@ -44,7 +44,11 @@ class LoraConfig:
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise ConfigError(f"rank r = {self.r!r} must be a whole number from 1")
         alpha = self.lora_alpha
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float)
+            or not 0 < alpha < math.inf
+        ):
             raise ConfigError(f"lora_alpha = {alpha!r} must be a number above 0; twice r is usual")
         if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
             raise ConfigError(f"lora_dropout = {self.lora_dropout!r} must be in [0, 1)")

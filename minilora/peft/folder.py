@@ -24,14 +24,37 @@ from minilora.peft.lora import adaptable
 PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-_OURS = ("r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora", "init_lora_weights",
-         "bias", "base_model_name_or_path")
+_OURS = (
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "lora_dropout",
+    "use_rslora",
+    "init_lora_weights",
+    "bias",
+    "base_model_name_or_path",
+)
 # Fields of PEFT's that do not change what an adapter computes.
-_IDLE = ("peft_type", "task_type", "inference_mode", "revision", "auto_mapping", "peft_version",
-         "loftq_config", "eva_config", "corda_config", "megatron_config", "megatron_core",
-         "runtime_config", "ensure_weight_tying", "lora_ga_config", "arrow_config", "qalora_group_size",
-         "layers_pattern")
-_EMPTY = (None, False, "none", {}, [])
+_IDLE = (
+    "peft_type",
+    "task_type",
+    "inference_mode",
+    "revision",
+    "auto_mapping",
+    "peft_version",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "megatron_config",
+    "megatron_core",
+    "runtime_config",
+    "ensure_weight_tying",
+    "lora_ga_config",
+    "arrow_config",
+    "qalora_group_size",
+    "layers_pattern",
+)
+_EMPTY: tuple[Any, ...] = (None, False, "none", {}, [])
 
 
 def write_adapter(folder: str | Path, config: LoraConfig, weights: dict[str, np.ndarray]) -> None:
@@ -84,13 +107,17 @@ def _config(settings: dict[str, Any], path: Path) -> LoraConfig:
     for name, value in settings.items():
         if name in _OURS or name in _IDLE or value in _EMPTY:
             continue
-        raise FormatError(f"{path}: {name} = {value!r} is not computed here, and the adapter would "
-                          "mean something else without it")
+        raise FormatError(
+            f"{path}: {name} = {value!r} is not computed here, and the adapter would "
+            "mean something else without it"
+        )
     start = known.get("init_lora_weights", True)
     if start not in (True, False, "gaussian"):
         if start not in ("eva", "orthogonal"):
-            raise FormatError(f"{path}: init_lora_weights = {start!r} changes the base's weights, "
-                              "too; convert the adapter to a plain LoRA when saving it with PEFT")
+            raise FormatError(
+                f"{path}: init_lora_weights = {start!r} changes the base's weights, "
+                "too; convert the adapter to a plain LoRA when saving it with PEFT"
+            )
         known["init_lora_weights"] = True  # how A once started does not matter any more
     return LoraConfig(**known)
 

@@ -286,8 +286,10 @@ class PeftModel(Module):
     def print_trainable_parameters(self) -> None:
         """The line that PEFT prints."""
         trained, every = self.get_nb_trainable_parameters()
-        print(f"trainable params: {trained:,d} || all params: {every:,d} || "
-              f"trainable%: {100 * trained / every:.4f}")
+        print(
+            f"trainable params: {trained:,d} || all params: {every:,d} || "
+            f"trainable%: {100 * trained / every:.4f}"
+        )
 
     def _freeze(self, name: str, trainable: bool = False) -> None:
         for layer in self.layers().values():
