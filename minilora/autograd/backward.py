@@ -54,6 +54,19 @@ def backward(loss: Tensor, gradient: Any = None) -> dict[Tensor, np.ndarray]:
     return gradients  # type: ignore[return-value]  # every operation has been taken out
 
 
+def _backward(self: Tensor, gradient: Any = None) -> None:
+    """Add dself/dleaf to the `.grad` of every trainable leaf that this was made from.
+
+    `gradient` (same shape as self) weighs the elements; it may be left out for a scalar. Where
+    several threads share parameters, use `backward(loss)`, which hands the gradients back instead.
+    """
+    for leaf, grad in backward(self, gradient).items():
+        leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+
+
+Tensor.backward = _backward  # type: ignore[method-assign]  # a method, but the walk is up here
+
+
 def tape(loss: Tensor) -> Iterator[Function]:
     """Every recorded operation that `loss` was made by, newest first."""
     if loss.node is None:

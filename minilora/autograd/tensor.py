@@ -17,9 +17,6 @@ import numpy as np
 
 from minilora.errors import DTypeError, TapeError
 
-if TYPE_CHECKING:
-    from minilora.autograd.function import Function
-
 _mode = threading.local()
 
 
@@ -45,7 +42,7 @@ class Tensor:
     data            the array. A Python float or a list of floats becomes float32.
     requires_grad   True for a leaf whose gradient is wanted; only floats can have one.
     grad            after `backward()`: dLoss/dthis, of the same shape and type; else None.
-    node            the operation on the tape that made this tensor; None for a leaf.
+    node            the operation on the tape (a Function) that made this tensor; None for a leaf.
 
     Raises DTypeError for an integer array that is to have a gradient.
     """
@@ -54,7 +51,7 @@ class Tensor:
     # NumPy must leave `array + tensor` to us instead of adding element by element.
     __array_ufunc__ = None
 
-    def __init__(self, data: Any, requires_grad: bool = False, node: Function | None = None):
+    def __init__(self, data: Any, requires_grad: bool = False, node: Any = None):
         if isinstance(data, Tensor):
             data = data.data
         array = data if isinstance(data, np.ndarray) else np.asarray(data)
@@ -124,19 +121,9 @@ class Tensor:
         """The same array as a leaf: no gradient flows through here."""
         return Tensor(self.data)
 
-    def backward(self, gradient: Any = None) -> None:
-        """Add dself/dleaf to the `.grad` of every trainable leaf that this was made from.
+    if TYPE_CHECKING:  # taught to Tensor by `backward.py` and by `minilora.ops`, which stand above
 
-        `gradient` (same shape as self) weighs the elements; it may be left out for a scalar.
-        The core is `minilora.autograd.backward`, which returns the gradients as values.
-        """
-        from minilora.autograd.backward import backward
-
-        for leaf, grad in backward(self, gradient).items():
-            leaf.grad = grad if leaf.grad is None else leaf.grad + grad
-
-    if TYPE_CHECKING:  # taught to Tensor by minilora.ops, which stands above this room
-
+        def backward(self, gradient: Any = None) -> None: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...

@@ -50,7 +50,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except BaseException as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             if isinstance(error, OSError) and error.filename in (None, str(temporary)):
                 error.filename = os.fspath(path)
             raise
