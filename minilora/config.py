@@ -76,8 +76,9 @@ class ModelConfig:
         if self.n_heads % self.K:
             raise ConfigError(f"n_kv_heads {self.n_kv_heads} must divide n_heads {self.n_heads}")
         for name in ("rope_theta", "rms_norm_eps"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} {getattr(self, name)!r} must be above 0 and finite")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ConfigError(f"{name} {value!r} must be a number above 0, and finite")
 
     @property
     def D(self) -> int:
@@ -109,9 +110,15 @@ class ModelConfig:
                 f"config.json says hidden_act {hf['hidden_act']!r}; only 'silu' is computed here"
             )
         qwen, bias = kind == "qwen2", bool(hf.get("attention_bias", False))
-        rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-        theta = rope.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
+        rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+        if not isinstance(rope, Mapping):
+            raise ConfigError(
+                f"config.json: the rotary settings {rope!r} must be an object or null"
+            )
+        theta = rope.get("rope_theta") or hf.get("rope_theta") or 10000.0
+        # Inside its window a sliding-window model is a plain one; beyond, it is not this model.
         window = hf.get("sliding_window") if hf.get("use_sliding_window", not qwen) else None
+        positions = _field(hf, "max_position_embeddings", 2048)
         return cls(
             vocab_size=_field(hf, "vocab_size"),
             hidden_size=_field(hf, "hidden_size"),
@@ -120,11 +127,10 @@ class ModelConfig:
             n_heads=_field(hf, "num_attention_heads"),
             n_kv_heads=hf.get("num_key_value_heads"),
             head_dim=hf.get("head_dim"),
-            # Inside its window a sliding-window model is a plain one; beyond, it is not this model.
-            max_positions=min(_field(hf, "max_position_embeddings", 2048), window or 10**9),
-            rope_theta=float(theta),
+            max_positions=min(positions, _field(hf, "sliding_window")) if window else positions,
+            rope_theta=theta,
             rope_scaling=_known_scaling(rope),
-            rms_norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
+            rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
             tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
             attention_bias=qwen or bias,
             attention_out_bias=bias,
@@ -171,10 +177,12 @@ def _field(hf: Mapping[str, Any], name: str, default: int | None = None) -> int:
     value = hf.get(name, default)
     if value is None:
         raise ConfigError(f"config.json has no field {name!r}, which a {hf['model_type']} needs")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"config.json: {name} {value!r} must be a whole number")
     return value
 
 
-def _known_scaling(rope: dict[str, Any]) -> dict[str, Any] | None:
+def _known_scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
     """Rotary scaling as {"rope_type": …}, checked, or None if there is none."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
