@@ -45,11 +45,10 @@ def backward(loss: Tensor, gradient: Any = None) -> dict[Tensor, np.ndarray]:
                 raise TapeError(
                     f"{type(op).__name__}.backward gave None where a gradient was wanted"
                 )
-            if edge in gradients:
-                gradients[edge] = gradients[edge] + dinput  # used twice: the parts add up
-                continue
-            gradients[edge] = dinput
-            if isinstance(edge, Function):
+            used_before = edge in gradients
+            total = gradients[edge] + dinput if used_before else dinput  # used twice: parts add up
+            gradients[edge] = np.asarray(total)  # of a scalar NumPy makes a number, no array
+            if isinstance(edge, Function) and not used_before:
                 heapq.heappush(waiting, (-edge.order, edge))
     return gradients  # type: ignore[return-value]  # every operation has been taken out
 
@@ -61,7 +60,8 @@ def _backward(self: Tensor, gradient: Any = None) -> None:
     several threads share parameters, use `backward(loss)`, which hands the gradients back instead.
     """
     for leaf, grad in backward(self, gradient).items():
-        leaf.grad = grad if leaf.grad is None else leaf.grad + grad
+        # A copy: an operation may hand one and the same array to two of its inputs.
+        leaf.grad = grad.copy() if leaf.grad is None else leaf.grad + grad
 
 
 Tensor.backward = _backward  # type: ignore[method-assign]  # a method, but the walk is up here

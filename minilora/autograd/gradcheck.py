@@ -81,8 +81,10 @@ def gradcheck(
     samples     check only this many elements of each input, drawn by `seed`; None checks all.
 
     Raises DTypeError for float32 and ConfigError for arrays that are not contiguous or share
-    memory, where a verdict would mean nothing.
+    memory, where a verdict would mean nothing, and for samples below 1.
     """
+    if samples is not None and samples < 1:
+        raise ConfigError(f"samples {samples} must be 1 or more, or None to check every element")
     arrays: list[Any] = [x.data if isinstance(x, Tensor) else x for x in inputs]
     checked = [i for i, a in enumerate(arrays) if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
     _refuse_unfit([arrays[i] for i in checked])

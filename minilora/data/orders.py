@@ -4,7 +4,7 @@
      {"item": "latte", "quantity": 6, "size": "large", "place": "table 4"}
 
 Prompt and completion are joined as they stand (the completion begins with its space) and take, end
-token included, 33 to 55 tokens of SmolLM2's. A base that has never seen the task cannot guess the
+token included, 33 to 54 tokens of SmolLM2's. A base that has never seen the task cannot guess the
 line: names and order of the fields, and what stands where the customer says nothing, are fixed by
 the examples alone. All of it can be inferred from them:
 
@@ -213,12 +213,12 @@ def _sentence(order: Order, rng: random.Random) -> str:
     """The order said in one of its many ways."""
     what = _goods(order, rng)
     place = rng.choice(PLACES[order.place])
-    leads = bool(place) and rng.random() < 0.25
+    leads = order.place.startswith("table") and rng.random() < 0.25
     if place and not leads:
         what = f"{what}, {place}" if ", " in what else f"{what} {place}"
     sentence = rng.choice(TEMPLATES).format(what=what)
     if leads:
-        # Behind the place "Could" becomes small, "I'd" stays.
+        # Behind the table "Could" becomes small, "I'd" stays.
         keeps = sentence.startswith(("I ", "I'"))
         sentence = f"{place}: {sentence if keeps else sentence[0].lower() + sentence[1:]}"
     sentence = sentence[0].upper() + sentence[1:]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from minilora.autograd import Tensor
 from minilora.ops.attention import Attention
 from minilora.ops.cross_entropy import IGNORE, CrossEntropy, LinearCrossEntropy, count_targets
@@ -75,7 +77,7 @@ def concatenate(xs: Any, axis: int = 0) -> Tensor:
 
 
 def _flat(numbers: tuple) -> tuple:
-    return tuple(numbers[0]) if numbers and not isinstance(numbers[0], int) else numbers
+    return tuple(numbers[0]) if len(numbers) == 1 and np.ndim(numbers[0]) else numbers
 
 
 def _teach_tensor_arithmetic() -> None:
@@ -92,6 +94,7 @@ def _teach_tensor_arithmetic() -> None:
         "__neg__": neg,
         "__matmul__": matmul,
         "__getitem__": lambda x, index: Slice.apply(x, index=index),
+        "__iter__": lambda x: (x[i] for i in range(len(x))),
         "exp": exp,
         "log": log,
         "tanh": tanh,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.autograd import Function
-from minilora.errors import DataError, ShapeError
+from minilora.errors import DataError, DTypeError, ShapeError
 
 IGNORE = -100
 
@@ -104,6 +104,8 @@ class LinearCrossEntropy(Function):
 
 def count_targets(labels: np.ndarray) -> int:
     """How many tokens are asked for. DataError if there is none: their mean would be 0/0."""
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(f"labels must be integers, not {labels.dtype}; use .astype(np.int64)")
     n = int((labels != IGNORE).sum())
     if n == 0:
         raise DataError(

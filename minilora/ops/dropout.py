@@ -22,7 +22,7 @@ class Dropout(Function):
         if not 0 <= p < 1:
             raise ConfigError(f"dropout p = {p} must be at least 0 and below 1")
         mask = rng.random(x.shape, np.float32) >= p
-        ctx.scale = 1 / (1 - p)
+        ctx.scale = 1 / (1 - float(p))
         ctx.save(mask=mask if ctx.needs.x else None)
         return x * mask * ctx.scale
 

@@ -33,7 +33,7 @@ class LoRALinear(Function):
         _check(x, W, A, B)
         u = linear(x, A)
         n = ctx.needs
-        ctx.scaling = scaling
+        ctx.scaling = scaling = float(scaling)  # a NumPy float64 would widen everything
         ctx.save(
             x=x if n.A else None,
             u=u if n.B else None,

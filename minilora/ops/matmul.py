@@ -23,6 +23,12 @@ def linear(x: np.ndarray, W: np.ndarray) -> np.ndarray:
     return (rows(x) @ W.T).reshape(*x.shape[:-1], W.shape[0])
 
 
+def _broadcast(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether the leading axes of two stacks of matrices broadcast."""
+    pairs = zip(reversed(x.shape[:-2]), reversed(y.shape[:-2]), strict=False)
+    return all(a == b or 1 in (a, b) for a, b in pairs)
+
+
 class MatMul(Function):
     """z = x y     x (…, n, k)   y (…, k, m)   z (…, n, m), leading axes broadcast
 
@@ -32,10 +38,10 @@ class MatMul(Function):
     """
 
     def forward(ctx, x, y):
-        if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-2]:
+        if x.ndim < 2 or y.ndim < 2 or x.shape[-1] != y.shape[-2] or not _broadcast(x, y):
             raise ShapeError(
                 f"MatMul: x {x.shape} and y {y.shape} do not fit; both need two axes or more, "
-                "and x's last must equal y's last but one"
+                "x's last must equal y's last but one, and the axes before must broadcast"
             )
         ctx.shapes = x.shape, y.shape
         ctx.save(x=x if ctx.needs.y else None, y=y if ctx.needs.x else None)

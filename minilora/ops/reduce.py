@@ -10,11 +10,14 @@ from minilora.errors import ShapeError
 
 def _axes(op: str, axis, shape: tuple[int, ...]) -> tuple[int, ...]:
     """`axis` (None, a number or several) as a tuple of axes from 0."""
-    asked = range(len(shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    asked = range(len(shape)) if axis is None else (axis,) if np.ndim(axis) == 0 else axis
     for a in asked:
         if not -len(shape) <= a < len(shape):
             raise ShapeError(f"{op}: axis {a} of a tensor of shape {shape} does not exist")
-    return tuple(a % len(shape) for a in asked)
+    axes = tuple(int(a) % len(shape) for a in asked)
+    if len(set(axes)) < len(axes):
+        raise ShapeError(f"{op}: axes {axis} of a tensor of shape {shape} name one axis twice")
+    return axes
 
 
 class _Fold(Function):

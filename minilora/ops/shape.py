@@ -69,15 +69,17 @@ class Concatenate(Function):
     """
 
     def forward(ctx, *xs, axis=0):
+        try:
+            y = np.concatenate(xs, axis=axis)
+        except ValueError:
+            shapes = ", ".join(str(x.shape) for x in xs) or "(none)"
+            raise ShapeError(
+                f"Concatenate: shapes {shapes} must be at least one, with an axis {axis}, and may "
+                "differ only along it"
+            ) from None
         ctx.axis = axis
         ctx.cuts = np.cumsum([x.shape[axis] for x in xs])[:-1]
-        try:
-            return np.concatenate(xs, axis=axis)
-        except ValueError:
-            shapes = ", ".join(str(x.shape) for x in xs)
-            raise ShapeError(
-                f"Concatenate: shapes {shapes} may differ only along axis {axis}"
-            ) from None
+        return y
 
     def backward(ctx, dy):
         return tuple(np.split(dy, ctx.cuts, axis=ctx.axis))

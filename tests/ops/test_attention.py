@@ -1,0 +1,148 @@
+"""Causal attention: who sees whom, heads that share, rows that start late."""
+
+import numpy as np
+import pytest
+
+from minilora import ops
+from minilora.autograd import Tensor, backward, tape
+from minilora.errors import ShapeError
+
+B, H, T, D = 2, 4, 6, 8
+NAMES = ("q", "k", "v")
+
+
+def qkv(K=2, S=T, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    shapes = (B, H, T, D), (B, K, S, D), (B, K, S, D)
+    return [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+
+
+def attend(q, k, v, start=None):
+    return ops.attention(Tensor(q), Tensor(k), Tensor(v), start=start).data
+
+
+def leaves(arrays):
+    return [Tensor(a, requires_grad=True) for a in arrays]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("t", range(T))
+def test_what_comes_later_changes_no_bit_before(t, dtype):
+    arrays = qkv(dtype=dtype)
+    before = attend(*arrays)
+    for a in arrays:
+        a[:, :, t:] = 100
+    after = attend(*arrays)
+    assert np.array_equal(after[:, :, :t], before[:, :, :t])
+    assert not np.array_equal(after[:, :, t], before[:, :, t])
+
+
+@pytest.mark.parametrize("t", range(T))
+def test_no_gradient_flows_to_what_comes_later(t):
+    tensors = q, k, v = leaves(qkv())
+    dy = np.zeros((B, H, T, D))
+    dy[:, :, t] = 1
+    gradients = backward(ops.attention(*tensors), dy)
+    for x in (k, v):
+        assert not gradients[x][:, :, t + 1 :].any()
+    assert gradients[v][:, :, : t + 1].all()
+    assert not np.delete(gradients[q], t, axis=2).any()
+
+
+def test_the_first_token_sees_itself_only():
+    q, k, v = qkv(K=H)
+    assert np.array_equal(attend(q, k, v)[:, :, 0], v[:, :, 0])
+
+
+def test_equal_keys_give_the_mean_of_the_values_so_far():
+    q, k, v = qkv(K=H)
+    k[:] = 1
+    expected = np.cumsum(v, axis=2) / np.arange(1, T + 1)[:, None]
+    assert np.allclose(attend(q, k, v), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+def test_a_shared_key_head_is_the_same_as_its_copies(K):
+    q, k, v = arrays = qkv(K=K)
+    shared, apart = leaves(arrays), leaves([q, *(np.repeat(a, H // K, axis=1) for a in (k, v))])
+    y, z = ops.attention(*shared), ops.attention(*apart)
+    assert np.allclose(y.data, z.data, rtol=1e-12)
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    mine, copies = backward(y, dy), backward(z, dy)
+    assert np.allclose(mine[shared[0]], copies[apart[0]], rtol=1e-10, atol=1e-14)
+    for x, c in zip(shared[1:], apart[1:], strict=True):
+        summed = copies[c].reshape(B, K, H // K, T, D).sum(axis=2)
+        assert np.allclose(mine[x], summed, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("new", [1, 2, T])
+def test_the_last_queries_alone_give_what_they_give_together(new):
+    q, k, v = qkv()
+    assert np.allclose(attend(q[:, :, -new:], k, v), attend(q, k, v)[:, :, -new:], rtol=1e-12)
+
+
+def test_padding_before_a_row_s_start_is_not_seen():
+    q, k, v = qkv()
+    start = np.array([0, 2])
+    padded = attend(q, k, v, start)
+    assert np.allclose(padded[0], attend(q, k, v)[0], rtol=1e-12)
+    alone = attend(*(a[1:, :, 2:] for a in (q, k, v)))
+    assert np.allclose(padded[1:, :, 2:], alone, rtol=1e-12)
+    for a in (q, k, v):
+        a[1, :, :2] = 100
+    assert np.array_equal(attend(q, k, v, start)[:, :, 2:], padded[:, :, 2:])
+
+
+def test_padding_is_finite_and_gets_no_gradient_from_tokens():
+    tensors = leaves(qkv())
+    y = ops.attention(*tensors, start=np.array([0, 2]))
+    assert np.isfinite(y.data).all()
+    dy = np.zeros(y.shape)
+    dy[:, :, 2:] = 1
+    gradients = backward(y, dy)
+    for x in tensors:
+        assert not gradients[x][1, :, :2].any()
+        assert np.isfinite(gradients[x]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_scores_stay_finite(dtype):
+    tensors = leaves([100 * a for a in qkv(dtype=dtype)])
+    y = ops.attention(*tensors)
+    assert np.isfinite(y.data).all() and y.dtype == dtype
+    for g in backward(y, np.ones_like(y.data)).values():
+        assert np.isfinite(g).all() and g.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("trained", "kept"),
+    [
+        ("qkv", {"p", "q", "k", "v"}),
+        ("q", {"p", "k", "v"}),
+        ("k", {"p", "q", "v"}),
+        ("v", {"p"}),
+        ("qv", {"p", "k", "v"}),
+    ],
+)
+def test_what_is_kept_for_what(trained, kept):
+    tensors = [Tensor(a, n in trained) for n, a in zip(NAMES, qkv(), strict=True)]
+    (op,) = tape(ops.attention(*tensors))
+    assert set(vars(op.saved)) == kept
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2, 4, 6), (2, 4, 6), (2, 4, 6)],
+        [(2, 4, 6, 8), (2, 3, 6, 8), (2, 3, 6, 8)],
+        [(2, 4, 6, 8), (2, 2, 5, 8), (2, 2, 5, 8)],
+        [(2, 4, 6, 8), (2, 2, 6, 7), (2, 2, 6, 7)],
+        [(2, 4, 6, 8), (1, 2, 6, 8), (1, 2, 6, 8)],
+        [(2, 4, 6, 8), (2, 2, 6, 8), (2, 2, 7, 8)],
+    ],
+)
+def test_shapes_that_do_not_fit_are_all_named(shapes):
+    with pytest.raises(ShapeError) as caught:
+        attend(*(np.ones(shape) for shape in shapes))
+    words = ["Attention", *map(str, shapes), "K dividing H", "T <= S"]
+    assert [w for w in words if w not in str(caught.value)] == []
