@@ -53,7 +53,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_count(self, "n_heads")
-        object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
+        if self.n_kv_heads is None:
+            object.__setattr__(self, "n_kv_heads", self.n_heads)
         for name in (
             "vocab_size",
             "hidden_size",
@@ -79,6 +80,7 @@ class ModelConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 < value < float("inf"):
                 raise ConfigError(f"{name} {value!r} must be a number above 0, and finite")
+        object.__setattr__(self, "rope_scaling", _known_scaling(self.rope_scaling))
 
     @property
     def D(self) -> int:
@@ -115,7 +117,7 @@ class ModelConfig:
             raise ConfigError(
                 f"config.json: the rotary settings {rope!r} must be an object or null"
             )
-        theta = rope.get("rope_theta") or hf.get("rope_theta") or 10000.0
+        theta = rope.get("rope_theta", hf.get("rope_theta"))
         # Inside its window a sliding-window model is a plain one; beyond, it is not this model.
         window = hf.get("sliding_window") if hf.get("use_sliding_window", not qwen) else None
         positions = _field(hf, "max_position_embeddings", 2048)
@@ -127,9 +129,9 @@ class ModelConfig:
             n_heads=_field(hf, "num_attention_heads"),
             n_kv_heads=hf.get("num_key_value_heads"),
             head_dim=hf.get("head_dim"),
-            max_positions=min(positions, _field(hf, "sliding_window")) if window else positions,
-            rope_theta=theta,
-            rope_scaling=_known_scaling(rope),
+            max_positions=positions if window is None else min(positions, _window(hf)),
+            rope_theta=10000.0 if theta is None else theta,
+            rope_scaling=rope,
             rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
             tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
             attention_bias=qwen or bias,
@@ -139,7 +141,18 @@ class ModelConfig:
         )
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
-        """The contents of a `config.json` that transformers of either spelling reads."""
+        """The contents of a `config.json` that transformers of either spelling reads.
+
+        Raises ConfigError for biases that it has no word for.
+        """
+        on_qkv, on_o = self.attention_bias, self.attention_out_bias
+        can_be_said = {"llama": on_qkv == on_o, "qwen2": on_qkv and not on_o}
+        if not can_be_said.get(self.model_type, not on_qkv and not on_o):
+            raise ConfigError(
+                f"attention_bias {self.attention_bias} with attention_out_bias "
+                f"{self.attention_out_bias} cannot be said in the config.json of a "
+                f"{self.model_type}: a llama has both or none, a qwen2 the first, a mistral none"
+            )
         scaling = dict(self.rope_scaling) if self.rope_scaling else None
         rope = {"rope_theta": self.rope_theta, **(scaling or {"rope_type": "default"})}
         names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
@@ -182,8 +195,19 @@ def _field(hf: Mapping[str, Any], name: str, default: int | None = None) -> int:
     return value
 
 
-def _known_scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
+def _window(hf: Mapping[str, Any]) -> int:
+    value = _field(hf, "sliding_window")
+    if value < 1:
+        raise ConfigError(f"config.json: sliding_window {value} must be a whole number from 1")
+    return value
+
+
+def _known_scaling(rope: Any) -> dict[str, Any] | None:
     """Rotary scaling as {"rope_type": …}, checked, or None if there is none."""
+    if rope is None:
+        return None
+    if not isinstance(rope, Mapping):
+        raise ConfigError(f"rope_scaling: the rotary settings {rope!r} must be an object or null")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
@@ -196,11 +220,17 @@ def _known_scaling(rope: Mapping[str, Any]) -> dict[str, Any] | None:
             "original_max_position_embeddings",
         ),
     }
-    if kind not in needs:
+    if not isinstance(kind, str) or kind not in needs:
         raise ConfigError(
             f"rope_scaling of type {kind!r} is not computed here; known: {', '.join(needs)}"
         )
     for name in needs[kind]:
-        if not isinstance(rope.get(name), int | float) or rope[name] <= 0:
-            raise ConfigError(f"rope_scaling {kind!r} needs {name} above 0, not {rope.get(name)!r}")
+        value = rope.get(name)
+        if not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ConfigError(f"rope_scaling {kind!r} needs {name} above 0, not {value!r}")
+    if kind == "llama3" and not rope["high_freq_factor"] > rope["low_freq_factor"]:
+        raise ConfigError(
+            f"rope_scaling 'llama3': high_freq_factor {rope['high_freq_factor']} must be above "
+            f"low_freq_factor {rope['low_freq_factor']}"
+        )
     return {"rope_type": kind, **{name: rope[name] for name in needs[kind]}}

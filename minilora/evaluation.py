@@ -26,6 +26,7 @@ def exact_match(model: Any, examples: Sequence[Example], batch_size: int = 128) 
     """
     if not examples:
         raise DataError("there are no examples to test on")
+    _check_targets(examples)
 
     def count(rows: Sequence[Example]) -> int:
         ids, labels = collate(rows)
@@ -44,6 +45,7 @@ def mean_nll(model: Any, examples: Sequence[Example], batch_size: int = 16) -> f
     """The mean cross entropy over all labelled tokens of the examples, in nats a token."""
     if not examples:
         raise DataError("there is no text to measure the loss on")
+    _check_targets(examples)
 
     def total(rows: Sequence[Example]) -> tuple[float, int]:
         n = sum(e.n_targets for e in rows)
@@ -52,6 +54,13 @@ def mean_nll(model: Any, examples: Sequence[Example], batch_size: int = 16) -> f
 
     totals = _by_batches(total, examples, batch_size)
     return sum(t for t, _ in totals) / sum(n for _, n in totals)
+
+
+def _check_targets(examples: Sequence[Example]) -> None:
+    if not any(e.n_targets for e in examples):
+        raise DataError(
+            f"none of the {len(examples)} examples has a target: all labels are {IGNORE}"
+        )
 
 
 def _by_batches(measure: Any, examples: Sequence[Example], batch_size: int) -> list[Any]:

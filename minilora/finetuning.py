@@ -82,7 +82,6 @@ def finetune(
     folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         checkpoint.unlink(missing_ok=True)
-        log.unlink(missing_ok=True)
     history = train(
         model,
         AdamW(model.parameters(), lr=rate),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import no_grad
-from minilora.errors import ConfigError, DataError
+from minilora.errors import ConfigError, DataError, DTypeError
 from minilora.model import KVCache
 from minilora.ops.softmax import softmax
 
@@ -38,28 +38,29 @@ def generate(
     seed          of the draw; one seed, one text.
     stop          tokens that end a text.
 
-    A text also ends when the context is full. Raises DataError for an empty or too long prompt,
-    ConfigError for settings outside of what is allowed.
+    A text also ends when its context is full. Raises DataError for an empty or too long prompt,
+    DTypeError for tokens that are no integers, ConfigError for settings outside of what is allowed.
     """
     _check(model.config.max_positions, prompts, max_new_tokens, temperature, top_k, top_p)
     if max_new_tokens == 0:
         return [[] for _ in prompts]
     rng = np.random.default_rng(seed)
     ids, start = _right_align(prompts)
-    room = model.config.max_positions - ids.shape[1] + int(start.min())
+    room = [min(max_new_tokens, model.config.max_positions - len(p)) for p in prompts]
     kv = None
     if use_cache:
-        kv = KVCache(model.config, len(prompts), ids.shape[1] + max_new_tokens, model.dtype)
+        kv = KVCache(model.config, len(prompts), ids.shape[1] + max(room), model.dtype)
     new: list[list[int]] = [[] for _ in prompts]
     going = np.ones(len(prompts), bool)
     step = ids
     with no_grad():
-        for _ in range(min(max_new_tokens, room)):
+        for _ in range(max(room)):
             logits = _last_logits(model, step, kv, start)
             tokens = np.array([choose(z, temperature, top_k, top_p, rng) for z in logits])
             going &= ~np.isin(tokens, np.asarray(stop, tokens.dtype))
             for row in np.flatnonzero(going):
                 new[row].append(int(tokens[row]))
+                going[row] = len(new[row]) < room[row]
             if not going.any():
                 break
             step = tokens[:, None] if use_cache else np.concatenate([step, tokens[:, None]], axis=1)
@@ -99,7 +100,10 @@ def _right_align(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarr
     start = np.array([length - len(p) for p in prompts])
     ids = np.zeros((len(prompts), length), np.int64)
     for row, prompt in zip(ids, prompts, strict=True):
-        row[length - len(prompt) :] = prompt
+        tokens = np.asarray(prompt)
+        if tokens.dtype.kind not in "iu":
+            raise DTypeError(f"the tokens of a prompt must be integers, not {tokens.dtype}")
+        row[length - len(prompt) :] = tokens
     return ids, start
 
 
@@ -119,11 +123,11 @@ def _check(
             f"the prompt has {longest} tokens and the context {context}, which leaves "
             "no room for an answer; shorten the prompt"
         )
-    if max_new_tokens < 0:
-        raise ConfigError(f"max_new_tokens {max_new_tokens} must be 0 or more")
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+        raise ConfigError(f"max_new_tokens {max_new_tokens} must be a whole number, 0 or more")
     if not 0 <= temperature < float("inf"):
         raise ConfigError(f"temperature {temperature} must be 0 (greedy) or above")
-    if top_k is not None and top_k < 1:
-        raise ConfigError(f"top_k {top_k} must be 1 or more, or left out")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise ConfigError(f"top_k {top_k} must be a whole number, 1 or more, or left out")
     if top_p is not None and not 0 < top_p <= 1:
         raise ConfigError(f"top_p {top_p} must be above 0 and at most 1, or left out")

@@ -193,7 +193,8 @@ class Transformer(Module):
                 f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]"
             )
         check_ids(ids, self.config.vocab_size)
-        length = ids.shape[1] + (kv.length if kv else 0)
+        # Of the rows that still go on, the one that began last decides.
+        length = ids.shape[1] + (kv.length if kv else 0) - (0 if start is None else start.max())
         if length > self.config.max_positions:
             raise ShapeError(
                 f"a sequence of {length} tokens is longer than the context of "

@@ -73,10 +73,15 @@ class Module:
         return [p for p in self.parameters() if p.requires_grad]
 
     def get_submodule(self, path: str) -> Module:
-        """The module at a path such as `model.layers.0.self_attn`."""
+        """The module at a path such as `model.layers.0.self_attn`. ConfigError if there is none."""
         module: Module = self
         for name in path.split(".") if path else []:
-            module = dict(module.children())[name]
+            children = dict(module.children())
+            if name not in children:
+                raise ConfigError(
+                    f"there is no module {path!r}: at {name!r} there are {', '.join(children)}"
+                )
+            module = children[name]
         return module
 
     def requires_grad_(self, wanted: bool = True) -> Module:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -26,6 +27,8 @@ from typing import TypeVar
 from threadpoolctl import ThreadpoolController
 
 from minilora.errors import ConfigError
+
+_thread = threading.local()
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -68,10 +71,11 @@ def n_threads() -> int:
 
 
 def _positive(variable: str) -> int | None:
-    text = os.environ.get(variable, "").strip()
+    # OpenMP takes a list, a number for each level of nesting; the first is the one meant here.
+    text = os.environ.get(variable, "").split(",")[0].strip()
     if not text:
         return None
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or int(text) == 0:
         raise ConfigError(f"{variable}={text!r} must be a whole number from 1; unset it or mend it")
     return int(text)
 
@@ -79,6 +83,8 @@ def _positive(variable: str) -> int | None:
 def split(n: int, parts: int) -> list[slice]:
     """0…n cut into at most `parts` runs, none empty, no two differing by more than one."""
     parts = min(parts, n)
+    if parts == 0:
+        return []
     edges = [n * i // parts for i in range(parts + 1)]
     return [slice(a, b) for a, b in pairwise(edges)]
 
@@ -89,10 +95,16 @@ def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     BLAS is held to one thread meanwhile, so that it does not fight over the same cores. If calls
     fail, the first failure in the items' order is raised, after all have ended.
     """
-    if len(items) == 1:
-        return [function(items[0])]
+    # From within a share there are no threads left to hand out: the calls come one after another.
+    if len(items) <= 1 or getattr(_thread, "shares", False):
+        return [function(item) for item in items]
+
+    def share(item: T) -> R:
+        _thread.shares = True
+        return function(item)
+
     with _blas().limit(limits=1, user_api="blas"):
-        futures = [_pool(os.getpid(), len(items)).submit(function, item) for item in items]
+        futures = [_pool(os.getpid(), len(items)).submit(share, item) for item in items]
         for future in futures:
             future.exception()  # waits
     return [future.result() for future in futures]

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from minilora.autograd import Parameter, backward
 from minilora.data.batches import Batches
 from minilora.errors import ConfigError, DataError, FormatError, NonFiniteError
+from minilora.files.atomic import whole_file
 from minilora.files.json_files import append_json_line
 from minilora.files.safetensors import read_metadata, read_tensors, write_tensors
 from minilora.ops import count_targets
@@ -56,6 +57,11 @@ def train_step(
     """
     keep_memory()
     loss, gradients = loss_and_gradients(model, ids, labels, accumulate=accumulate, seed=seed)
+    if not any(p in gradients for p in optimizer.parameters()):
+        raise ConfigError(
+            "the optimizer trains none of the parameters that have a gradient; make it after "
+            "set_adapter() or whatever else decides what is trainable"
+        )
     check_finite(model, loss, gradients, step=optimizer.t + 1)
     if max_grad_norm is not None:
         gradients, _ = clip_gradients(gradients, max_grad_norm)
@@ -74,19 +80,25 @@ def loss_and_gradients(
     depends on the number of threads but never on which of them was faster.
     """
     ids, labels = np.asarray(ids), np.asarray(labels)
-    if ids.ndim != 2 or ids.shape[0] == 0:
-        raise DataError(f"ids must be (batch, time) with at least one row, not {ids.shape}")
+    if ids.ndim != 2 or ids.shape[0] == 0 or labels.shape != ids.shape:
+        raise DataError(
+            f"ids {ids.shape} and labels {labels.shape} must both be (batch, time), alike, with at "
+            "least one row"
+        )
+    _check_count("accumulate", accumulate)
     n_targets = count_targets(labels[:, 1:])
 
     def share(rows: slice) -> tuple[float, Gradients]:
-        loss = model.loss(
-            ids[rows],
-            labels[rows],
-            n_targets=n_targets,
-            training=True,
-            rng=np.random.default_rng([seed, rows.start]),
-        )
-        return loss.item(), backward(loss)  # type: ignore[return-value]
+        # Numbers that grow too large are found in the loss or the gradients, once, and named.
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss = model.loss(
+                ids[rows],
+                labels[rows],
+                n_targets=n_targets,
+                training=True,
+                rng=np.random.default_rng([seed, rows.start]),
+            )
+            return loss.item(), backward(loss)  # type: ignore[return-value]
 
     total, gradients = 0.0, Gradients()
     for part in split(len(ids), accumulate):
@@ -155,12 +167,14 @@ def train(
     Ctrl-C ends the run after the step under way: the state is whole, and `history.interrupted`
     says so. Raises NonFiniteError, with the state of before that step in place.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"steps {steps!r} must be a whole number from 1")
+    _check_count("steps", steps)
+    _check_count("checkpoint_every", checkpoint_every)
     history = History()
     if resume and checkpoint and Path(checkpoint).exists():
         history = load_checkpoint(checkpoint, model, optimizer)
     first = len(history.losses)
+    if log is not None:
+        _shorten(Path(log), first)
     bar = tqdm(
         range(first, steps),
         desc=progress,
@@ -235,6 +249,19 @@ def load_checkpoint(path: str | Path, model: Any, optimizer: AdamW) -> History:
     for name, p in trainable.items():
         p.data[...] = arrays[name]
     return History(**json.loads(said["history"]))
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} {value!r} must be a whole number from 1")
+
+
+def _shorten(log: Path, n: int) -> None:
+    """Keep the first n lines: a run that died had gone on after its last checkpoint."""
+    if log.exists():
+        lines = log.read_bytes().splitlines(keepends=True)[:n]
+        with whole_file(log) as file:
+            file.writelines(lines)
 
 
 def _step_seed(seed: int, step: int) -> int:

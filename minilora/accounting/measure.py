@@ -8,6 +8,7 @@ Python's own bookkeeping of allocations (`tracemalloc`, which NumPy reports to) 
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,40 +47,46 @@ def measure_step(model: Any, optimizer: AdamW, ids: np.ndarray, labels: np.ndarr
     """Count one real step. It is a step like any other: the parameters move."""
     weights = sum(p.data.nbytes for p in model.parameters())
     n_targets = count_targets(labels[:, 1:])
-    activations = sum(
-        activation_bytes(
-            model.loss(
-                ids[rows],
-                labels[rows],
-                n_targets=n_targets,
-                training=True,
-                rng=np.random.default_rng(0),
-            ),
-            model,
-        )
+    rng = np.random.default_rng(0)
+    shares = [
+        model.loss(ids[rows], labels[rows], n_targets=n_targets, training=True, rng=rng)
         for rows in split(len(ids), n_threads())
-    )
+    ]
+    activations = activation_bytes(shares, model)
+    del shares
     _, gradients = loss_and_gradients(model, ids, labels)
     gradient_bytes = sum(g.nbytes for g in gradients.values())
     del gradients
-    tracemalloc.start()
-    try:
-        train_step(model, optimizer, ids, labels)
-        _, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    most = _most_traced(lambda: train_step(model, optimizer, ids, labels))
     before = weights + optimizer.state_bytes
     return StepBytes(weights, gradient_bytes, optimizer.state_bytes, activations, before + most)
 
 
-def activation_bytes(loss: Tensor, model: Any) -> int:
-    """Bytes of the arrays on the tape of `loss` that the model's weights are not.
+def _most_traced(work: Callable[[], Any]) -> int:
+    """The most bytes that `work` holds at once beyond what is there already."""
+    ours = not tracemalloc.is_tracing()
+    if ours:
+        tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        already, _ = tracemalloc.get_traced_memory()
+        work()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        if ours:
+            tracemalloc.stop()
+    return most - already
+
+
+def activation_bytes(losses: Tensor | list[Tensor], model: Any) -> int:
+    """Bytes of the arrays on the tapes of `losses` that the model's weights are not.
 
     An array that several operations keep is counted once, and a view as the array it looks into.
     """
     weights = {id(_owner(p.data)) for p in model.parameters()}
     kept = {
         id(owner): owner
+        for loss in (losses if isinstance(losses, list) else [losses])
         for op in tape(loss)
         for owner in map(_owner, vars(op.saved).values())
         if id(owner) not in weights

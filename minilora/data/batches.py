@@ -51,7 +51,7 @@ class Batches:
         replay: float = 0.0,
         pad_id: int = 0,
     ):
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigError(f"batch size {batch_size!r} must be a whole number from 1")
         if not 0 <= replay < 1:
             raise ConfigError(f"replay {replay} must be a share in [0, 1), e.g. 0.05")

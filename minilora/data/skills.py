@@ -65,7 +65,7 @@ def _swap_neighbours(s: str) -> str:
 
 
 # A letter for a letter, without any order to be found in it: twelve facts to be learnt by heart.
-_CIPHER = str.maketrans(LETTERS, "hkbdlgaeicjf")
+_CIPHER = str.maketrans(LETTERS, "cfhjbdailegk")
 
 OLD = (
     Skill("copy", "cpy", lambda s: s, "the string itself"),

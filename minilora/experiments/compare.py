@@ -8,6 +8,7 @@ bit: its logits, and a hash over all its weights.
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 import statistics
 import tempfile
@@ -28,6 +29,7 @@ from minilora.experiments.tasks import Task, default_task, load_task
 from minilora.model import Transformer
 from minilora.optim import AdamW, Schedule
 from minilora.peft import LoraConfig, PeftModel, get_peft_model
+from minilora.peft.lora import check_config
 from minilora.runtime import keep_memory, n_threads
 from minilora.training import History, train
 
@@ -81,8 +83,10 @@ def compare(
     Raises ConfigError for settings outside of what is allowed.
     """
     keep_memory()
-    config = settings.lora_config()  # refuses a bad rank before anything is loaded
+    check_settings(settings)
+    config = settings.lora_config()
     base = load_base(settings.base)
+    check_config(base, config)
     task = load_task(settings.task or default_task(base), base, seed=settings.seed)
     settings = settings.filled(task)
     before = task.score(base)
@@ -220,5 +224,9 @@ def check_settings(s: Settings) -> None:
         value = getattr(s, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value} must be 1 or more")
+    for name in ("lr", "lr_full"):
+        value = getattr(s, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"{name} {value} must be above 0 and finite")
     if not 0 <= s.replay < 1:
         raise ConfigError(f"replay {s.replay} must be a share in [0, 1), e.g. 0.05")

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from minilora.errors import ConfigError
 
@@ -52,21 +52,34 @@ class LoraConfig:
             raise ConfigError(f"lora_alpha = {alpha!r} must be a number above 0; twice r is usual")
         if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
             raise ConfigError(f"lora_dropout = {self.lora_dropout!r} must be in [0, 1)")
+        if not isinstance(self.use_rslora, bool):
+            raise ConfigError(f"use_rslora = {self.use_rslora!r} must be True or False")
         if self.init_lora_weights not in (True, False, "gaussian"):
             raise ConfigError(
                 f"init_lora_weights = {self.init_lora_weights!r} must be True, False or 'gaussian'"
             )
         if self.bias != "none":
             raise ConfigError(f"bias = {self.bias!r}: only 'none' is trained here")
-        if not isinstance(self.target_modules, str):
-            object.__setattr__(self, "target_modules", tuple(self.target_modules))
-        if not self.target_modules:
-            raise ConfigError("target_modules is empty; name e.g. q_proj,v_proj or all-linear")
+        object.__setattr__(self, "target_modules", _targets(self.target_modules))
 
     @property
     def scaling(self) -> float:
         """What the bypass is multiplied by: α/r, or α/√r with rsLoRA."""
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+def _targets(given: Any) -> str | tuple[str, ...]:
+    """Target modules as they are kept: a pattern, or a tuple of names."""
+    # One plain name means the matrices called so; as a pattern for a whole path it matches none.
+    if isinstance(given, str) and re.fullmatch(r"\w+", given):
+        return (given,)
+    if isinstance(given, str) and given:
+        return given
+    if isinstance(given, list | tuple | set) and given and all(isinstance(g, str) for g in given):
+        return tuple(sorted(given) if isinstance(given, set) else given)
+    raise ConfigError(
+        f"target_modules = {given!r} must name matrices, e.g. q_proj,v_proj or all-linear"
+    )
 
 
 def find_targets(linears: Iterable[str], targets: str | Sequence[str]) -> list[str]:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from minilora.errors import AdapterError, FormatError
+from minilora.errors import AdapterError, ConfigError, FormatError
 from minilora.files.atomic import locate, whole_folder
 from minilora.files.json_files import read_json, write_json
 from minilora.files.safetensors import read_tensors, write_tensors
 from minilora.model import Transformer
-from minilora.peft.config import LoraConfig, find_targets
-from minilora.peft.lora import adaptable
+from minilora.peft.config import LoraConfig
+from minilora.peft.lora import adaptable, check_config
 
 PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -104,6 +104,9 @@ def _config(settings: dict[str, Any], path: Path) -> LoraConfig:
     if "r" not in settings or "lora_alpha" not in settings or not settings.get("target_modules"):
         raise FormatError(f"{path}: r, lora_alpha and target_modules must all be given")
     known = {k: v for k, v in settings.items() if k in _OURS}
+    base = known.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise FormatError(f"{path}: base_model_name_or_path = {base!r} must be a name or null")
     for name, value in settings.items():
         if name in _OURS or name in _IDLE or value in _EMPTY:
             continue
@@ -119,17 +122,37 @@ def _config(settings: dict[str, Any], path: Path) -> LoraConfig:
                 "too; convert the adapter to a plain LoRA when saving it with PEFT"
             )
         known["init_lora_weights"] = True  # how A once started does not matter any more
-    return LoraConfig(**known)
+    try:
+        return LoraConfig(**known)
+    except ConfigError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def _without_base(
+    model: Transformer, weights: dict[str, np.ndarray], folder: str | Path
+) -> dict[str, np.ndarray]:
+    """Without the base's own matrices, which PEFT writes beside some adapters: must be ours."""
+    linears = adaptable(model)
+    kept = {}
+    for name, array in weights.items():
+        path = name.removeprefix(PREFIX).removesuffix(".base_layer.weight")
+        if path not in linears or not name.endswith(".base_layer.weight"):
+            kept[name] = array
+        elif not np.array_equal(array, linears[path].weight.data):
+            raise AdapterError(
+                f"{folder}: {name} is not this base's {path}; the adapter was made for another one"
+            )
+    return kept
 
 
 def check_fit(
     model: Transformer, config: LoraConfig, weights: dict[str, np.ndarray], folder: str | Path
 ) -> None:
     """AdapterError if an adapter's arrays are not those that this model would need."""
-    linears = adaptable(model)
+    weights = _without_base(model, weights, folder)
     needed = {}
-    for path in find_targets(linears, config.target_modules):
-        n_out, n_in = linears[path].weight.shape
+    for path, linear in check_config(model, config, ranks=False).items():
+        n_out, n_in = linear.weight.shape
         needed[f"{PREFIX}{path}.lora_A.weight"] = (config.r, n_in)
         needed[f"{PREFIX}{path}.lora_B.weight"] = (n_out, config.r)
     for name in sorted(needed.keys() | weights.keys()):
@@ -141,6 +164,10 @@ def check_fit(
             raise AdapterError(
                 f"{folder}: {name} has shape {weights[name].shape}, but this base needs "
                 f"{needed[name]}; was the adapter made for another base?"
+            )
+        if weights[name].dtype.kind != "f" or not np.isfinite(weights[name]).all():
+            raise AdapterError(
+                f"{folder}: {name} ({weights[name].dtype}) must hold finite floats, and does not"
             )
     base = config.base_model_name_or_path
     if base and model.base_name and Path(base).name != Path(model.base_name).name:

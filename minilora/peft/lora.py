@@ -18,7 +18,7 @@ from minilora import ops
 from minilora.autograd import Tensor
 from minilora.errors import ConfigError, NonFiniteError
 from minilora.nn import Dropout, Linear, Module, ModuleDict, training_rng
-from minilora.peft.config import LoraConfig
+from minilora.peft.config import LoraConfig, find_targets
 
 
 @dataclass
@@ -86,21 +86,27 @@ class LoraLinear(Module):
         return h if base.bias is None else h + base.bias
 
     def delta(self, name: str) -> np.ndarray:
-        """ΔW = (α/r) B A (out, in), multiplied in float64. NonFiniteError if it is not finite."""
+        """ΔW = (α/r) B A (out, in), multiplied in float64."""
         A, B = (m[name].weight.data.astype(np.float64) for m in (self.lora_A, self.lora_B))
-        delta = self.configs[name].scaling * (B @ A)
-        if not np.isfinite(delta).all():
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+            return self.configs[name].scaling * (B @ A)
+
+    def merged(self, name: str) -> np.ndarray:
+        """W + ΔW in W's type. NonFiniteError if that is not finite."""
+        W = self.base_layer.weight
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = (W.data + self.delta(name)).astype(W.dtype)
+        if not np.isfinite(total).all():
             raise NonFiniteError(
-                f"adapter {name!r} holds a weight that is not finite; it is not merged, and the "
-                "base is untouched. Train it again, with a lower learning rate"
+                f"adapter {name!r} would make weights that are not finite; it is not merged, and "
+                "the base is untouched. Train it again, with a lower learning rate"
             )
-        return delta
+        return total
 
     def merge(self, name: str) -> None:
         """W + ΔW in the place of W, which is kept: subtracting ΔW again would not give it back."""
-        W = self.base_layer.weight
-        self._before_merge = W.data
-        W.data = (W.data + self.delta(name)).astype(W.dtype)
+        W, merged = self.base_layer.weight, self.merged(name)
+        self._before_merge, W.data = W.data, merged
 
     def unmerge(self) -> None:
         """The very W of before the merge."""
@@ -119,13 +125,22 @@ def adaptable(model: Module) -> dict[str, Linear]:
     return found
 
 
-def check_rank(path: str, base: Linear, r: int) -> None:
-    """ConfigError if a bypass of rank r could hold no more than one of full rank."""
-    if r > min(base.weight.shape):
-        raise ConfigError(
-            f"rank {r} is above min(out, in) = {min(base.weight.shape)} of {path} "
-            f"{base.weight.shape}: no matrix has a higher rank than that; choose a smaller one"
-        )
+def check_config(model: Module, config: LoraConfig, *, ranks: bool = True) -> dict[str, Linear]:
+    """path → each Linear that `config` names in this model.
+
+    ranks   refuse a rank above min(out, in), which would hold no more than that one does
+
+    Raises ConfigError for targets that match nothing, and for such a rank.
+    """
+    linears = adaptable(model)
+    chosen = {path: linears[path] for path in find_targets(linears, config.target_modules)}
+    for path, linear in chosen.items() if ranks else ():
+        if config.r > min(linear.weight.shape):
+            raise ConfigError(
+                f"rank {config.r} is above min(out, in) = {min(linear.weight.shape)} of {path} "
+                f"{linear.weight.shape}: no matrix has a higher rank; choose a smaller one"
+            )
+    return chosen
 
 
 def warn_merged(name: str) -> None:

@@ -6,6 +6,7 @@ which is in use, and speaks for all of them at once. The base is shared, not cop
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from minilora.errors import AdapterError
 from minilora.model import Transformer
 from minilora.nn import Module
 from minilora.peft import folder as files
-from minilora.peft.config import LoraConfig, find_targets
-from minilora.peft.lora import LoraLinear, Switch, adaptable, check_rank, warn_merged
+from minilora.peft.config import LoraConfig
+from minilora.peft.lora import LoraLinear, Switch, check_config, warn_merged
 
 
 def get_peft_model(
@@ -138,9 +139,8 @@ class PeftModel(Module):
         config, weights = files.read_adapter(folder)
         files.check_fit(self.model, config, weights, folder)
         self._attach(name, config, seed=0, check_ranks=False)
-        mine = self.adapter_weights(name)
-        for key, array in weights.items():
-            mine[key][:] = array
+        for key, mine in self.adapter_weights(name).items():
+            mine[:] = weights[key]
         self._freeze(name, trainable=is_trainable)
 
     def _attach(self, name: str, config: LoraConfig, seed: int, *, check_ranks: bool) -> None:
@@ -148,21 +148,19 @@ class PeftModel(Module):
             raise AdapterError(
                 f"there is an adapter {name!r} already; choose another name, or delete_adapter() it"
             )
-        if not name or "." in name:
-            raise AdapterError(f"adapter name {name!r} must be a word without dots")
-        linears = adaptable(self.model)
-        paths = find_targets(linears, config.target_modules)
-        for path in paths if check_ranks else []:
-            check_rank(path, linears[path], config.r)
+        if not re.fullmatch(r"[\w-]+", name):
+            # It becomes part of parameters' names, and of a folder's.
+            raise AdapterError(f"adapter name {name!r} must be of letters, digits, - and _")
+        linears = check_config(self.model, config, ranks=check_ranks)
         if config.base_model_name_or_path is None:
             config = replace(config, base_model_name_or_path=self.model.base_name)
         if not self.peft_config:
             self.model.requires_grad_(False)
         rng = np.random.default_rng(seed)
-        for path in paths:
+        for path, linear in linears.items():
             layer = self.model.get_submodule(path)
             if not isinstance(layer, LoraLinear):
-                layer = LoraLinear(linears[path], self._switch)
+                layer = LoraLinear(linear, self._switch)
                 _put(self.model, path, layer)
             layer.add(name, config, rng)
         self.peft_config[name] = config
@@ -221,10 +219,15 @@ class PeftModel(Module):
         if self._switch.merged:
             warn_merged(name)
             return
-        layers = [layer for layer in self.layers().values() if name in layer.configs]
-        for layer in layers:
-            layer.delta(name)
-        for layer in layers:
+        layers = {path: layer for path, layer in self.layers().items() if name in layer.configs}
+        if self.config.tie_word_embeddings and "lm_head" in layers:
+            raise AdapterError(
+                f"adapter {name!r} adapts lm_head, in this base the same array as the embeddings: "
+                "merging would change how tokens are read, too. Use it unmerged"
+            )
+        for layer in layers.values():
+            layer.merged(name)
+        for layer in layers.values():
             layer.merge(name)
         self._switch.merged = name
 

@@ -31,8 +31,11 @@ def set_up(job: Job, folder: Path) -> tuple[Work, dict[str, Any]]:
         model = PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True)
     with no_grad():
         first = model.loss(ids, ids).item()
-    said = {"first_loss": first, "version": f"minilora {minilora.__version__}, "
-            f"numpy {np.__version__}, {n_threads()} threads"}
+    said = {
+        "first_loss": first,
+        "version": f"minilora {minilora.__version__}, "
+        f"numpy {np.__version__}, {n_threads()} threads",
+    }
     return _WORK[job.kind](model, ids, folder), said
 
 

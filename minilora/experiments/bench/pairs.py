@@ -53,7 +53,9 @@ class Side:
                 return json.loads(line)
         assert self.process.stderr is not None
         trouble = self.process.stderr.read().strip().splitlines()
-        raise MiniloraError(f"a benchmark process ended early: {(trouble or ['no reason given'])[-1]}")
+        raise MiniloraError(
+            f"a benchmark process ended early: {(trouble or ['no reason given'])[-1]}"
+        )
 
 
 @contextmanager
@@ -90,8 +92,11 @@ def bench(
             say(f"{job.name}: skipped, {reason}")
             continue
         rows.append(_row(job, pairs))
-    machine = {"cpu": platform.machine(), "python": platform.python_version(),
-               "threads": n_threads()}
+    machine = {
+        "cpu": platform.machine(),
+        "python": platform.python_version(),
+        "threads": n_threads(),
+    }
     return {"rows": rows, "skipped": skipped, "machine": machine}
 
 
@@ -114,8 +119,10 @@ def _row(job: Job, pairs: int) -> dict[str, Any]:
         rival = stack.enter_context(_side("rival", job, Path(scratch)))
         apart = abs(ours.said["first_loss"] - rival.said["first_loss"])
         if not apart <= 1e-4:
-            raise MiniloraError(f"{job.name}: the first losses differ by {apart:.2e}; the two sides "
-                                "do not compute the same, so their times are not compared")
+            raise MiniloraError(
+                f"{job.name}: the first losses differ by {apart:.2e}; the two sides "
+                "do not compute the same, so their times are not compared"
+            )
         for _ in range(_WARM_UP):
             ours.go(), rival.go()
         bar = tqdm(range(pairs), desc=job.name, unit="pair", leave=False, dynamic_ncols=True)

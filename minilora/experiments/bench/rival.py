@@ -35,9 +35,13 @@ def set_up(job: Job, folder: Path) -> tuple[Work, dict[str, Any]]:
         first = model(input_ids=ids, labels=ids).loss.item()
     if job.compiled:
         model = torch.compile(model)
-    said = {"first_loss": first, "version": f"torch {torch.__version__}, "
-            f"transformers {transformers.__version__}, peft {peft.__version__}, {fastest}"
-            + (", compiled" if job.compiled else "") + f", {torch.get_num_threads()} threads"}
+    said = {
+        "first_loss": first,
+        "version": f"torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, peft {peft.__version__}, {fastest}"
+        + (", compiled" if job.compiled else "")
+        + f", {torch.get_num_threads()} threads",
+    }
     return _WORK[job.kind](model, ids, folder), said
 
 
@@ -85,8 +89,12 @@ def _step(model: Any, ids: Any, folder: Path) -> Work:
 
 def _generate(model: Any, ids: Any, folder: Path) -> Work:
     return lambda: model.generate(
-        ids, attention_mask=ids * 0 + 1, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
-        do_sample=False, pad_token_id=0,
+        ids,
+        attention_mask=ids * 0 + 1,
+        max_new_tokens=NEW_TOKENS,
+        min_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=0,
     )
 
 

@@ -1,0 +1,55 @@
+"""What the tests of adapters share: training a little, and looking at what comes out."""
+
+import pytest
+
+from minilora.autograd import no_grad
+from minilora.optim import AdamW
+from minilora.peft import LoraConfig, get_peft_model
+from minilora.training import train_step
+
+QV = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+
+
+@pytest.fixture
+def tune():
+    """tune(model, batch): a few steps, after which no B is zero. Returns their losses."""
+
+    def steps(model, batch, steps=3, lr=1e-2):
+        optimizer = AdamW(model.parameters(), lr=lr)
+        return [train_step(model, optimizer, *batch) for _ in range(steps)]
+
+    return steps
+
+
+@pytest.fixture
+def tuned(tiny, tiny_batch, tune):
+    """tuned(config, **options of tiny): a model whose adapter "default" has learnt something."""
+
+    def make(config=QV, *, steps=3, **options):
+        model = get_peft_model(tiny(**options), config)
+        tune(model, tiny_batch, steps)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def logits():
+    """logits(model, ids): as an array."""
+
+    def compute(model, ids):
+        with no_grad():
+            return model(ids).data
+
+    return compute
+
+
+@pytest.fixture
+def frozen():
+    """frozen(model): the base's weights, by the names they have without adapters."""
+
+    def weights(model):
+        named = {n.replace(".base_layer", ""): a for n, a in model.state_dict().items()}
+        return {name: array for name, array in named.items() if "lora_" not in name}
+
+    return weights

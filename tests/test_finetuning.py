@@ -1,0 +1,138 @@
+"""From a JSONL file to a folder: what is in it, what is refused, and what stays when it is not."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from minilora import training
+from minilora.bases import load_base
+from minilora.errors import ConfigError, MiniloraError
+from minilora.finetuning import SKILLS_DEFAULTS, defaults_for, finetune
+from minilora.peft import LoraConfig, PeftModel
+
+LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1)
+QUICK = {"steps": 4, "batch_size": 4, "seed": 3, "progress": False}
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"pal:{s}=", "completion": s[:2] + s[1::-1]} for s in ("abcd", "efgh", "ka")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "deep" / "out"
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_lora_leaves_an_adapter_and_a_log(data, out, fingerprint):
+    history, model = finetune("skills", data, out, lora=LORA, **QUICK)
+    assert names(out) == ["adapter_config.json", "adapter_model.safetensors", "log.jsonl"]
+    assert len(history.losses) == 4
+    again = PeftModel.from_pretrained(load_base("skills"), out)
+    assert fingerprint(again.adapter_weights()) == fingerprint(model.adapter_weights())
+    assert again.peft_config["default"].base_model_name_or_path == "skills"
+
+
+def test_full_leaves_a_model_and_a_log(data, out, fingerprint):
+    _, model = finetune("skills", data, out, lora=None, **QUICK)
+    files = ["config.json", "log.jsonl", "model.safetensors"]
+    assert names(out) == [*files, "tokenizer.json", "tokenizer_config.json"]
+    again = load_base(out)
+    assert fingerprint(again.state_dict()) == fingerprint(model.state_dict())
+    assert fingerprint(again.state_dict()) != fingerprint(load_base("skills").state_dict())
+    assert again.tokenizer.encode("abc=") == model.tokenizer.encode("abc=")
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_stopped_and_resumed_it_is_the_same(data, out, tmp_path, lora, fingerprint, monkeypatch):
+    straight, whole = finetune("skills", data, tmp_path / "straight", lora=lora, **QUICK)
+    step, taken = training.train_step, []
+
+    def press(*args, **options):
+        taken.append(1)
+        if len(taken) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", press)
+        stopped, _ = finetune("skills", data, out, lora=lora, **QUICK)
+    assert stopped.interrupted
+    assert names(out) == ["checkpoint.safetensors", "log.jsonl"]
+    resumed, model = finetune("skills", data, out, lora=lora, resume=True, **QUICK)
+    assert resumed.losses == straight.losses
+    assert fingerprint(model.state_dict()) == fingerprint(whole.state_dict())
+    assert names(out) == names(tmp_path / "straight")
+    lines = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert lines == straight.losses
+
+
+def test_a_new_run_begins_a_new_log(data, out):
+    for _ in range(2):
+        finetune("skills", data, out, lora=LORA, **QUICK)
+    assert len((out / "log.jsonl").read_text().splitlines()) == 4
+
+
+def test_the_answer_is_learnt(data, out):
+    settings = {**QUICK, "steps": 30}
+    history, _ = finetune("skills", data, out, lora=LORA, **settings)
+    assert np.mean(history.losses[-3:]) < 0.5 * np.mean(history.losses[:3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": 0}, r"\b0\b"),
+        ({"steps": -3}, "-3"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"batch_size": 2.5}, r"batch size 2\.5"),
+        ({"lr": 0.0}, "learning rate 0"),
+        ({"lr": -1.0}, "learning rate -1"),
+        ({"accumulate": 0}, "accumulate 0"),
+        ({"lora": LoraConfig(r=200)}, "rank 200"),
+        ({"lora": LoraConfig(target_modules=["fly"])}, "'fly'"),
+    ],
+)
+@pytest.mark.parametrize("before", [False, True])
+def test_what_is_refused_leaves_nothing_and_takes_nothing_away(data, out, changes, says, before):
+    """Neither a new folder, nor a hole in the folder of a run that was stopped before."""
+    if before:
+        out.mkdir(parents=True)
+        (out / "checkpoint.safetensors").write_bytes(b"of before")
+        (out / "log.jsonl").write_bytes(b"of before")
+    with pytest.raises(ConfigError, match=says):
+        finetune("skills", data, out, **{"lora": LORA, **QUICK, **changes})
+    if before:
+        assert all((out / name).read_bytes() == b"of before" for name in names(out))
+        assert len(names(out)) == 2
+    else:
+        assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", '{"prompt": "rev:ab="}\n', "not json\n"])
+def test_data_that_is_none_is_refused_before_a_folder_is_made(data, out, text):
+    data.write_text(text)
+    with pytest.raises(MiniloraError, match=r"rows\.jsonl"):
+        finetune("skills", data, out, lora=LORA, **QUICK)
+    assert not out.parent.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_oserror(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        finetune("skills", data, tmp_path / "file" / "out", lora=LORA, **QUICK)
+
+
+def test_each_base_has_settings_that_suit_it(tiny):
+    assert defaults_for(load_base("skills")) == SKILLS_DEFAULTS
+    other = defaults_for(tiny())
+    assert other.lr_full < other.lr < SKILLS_DEFAULTS.lr
