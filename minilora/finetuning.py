@@ -16,6 +16,7 @@ from minilora.data import skills
 from minilora.data.batches import Batches
 from minilora.data.instructions import read_examples
 from minilora.errors import ConfigError
+from minilora.files.atomic import made_folder
 from minilora.optim import AdamW, Schedule
 from minilora.peft import LoraConfig, get_peft_model
 from minilora.training import History, train
@@ -77,28 +78,29 @@ def finetune(
     examples = read_examples(data, model.tokenizer, model.config.max_positions)
     if lora:
         model = get_peft_model(model, lora, seed=seed)
-    folder = Path(out)
-    checkpoint, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        checkpoint.unlink(missing_ok=True)
-    history = train(
-        model,
-        AdamW(model.parameters(), lr=rate),
-        Batches(examples, batch_size, seed=seed, pad_id=model.tokenizer.pad_id),
-        steps=steps,
-        schedule=Schedule("cosine", steps, warmup=steps // 20),
-        accumulate=accumulate,
-        seed=seed,
-        log=log,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress="fine-tuning" if progress else None,
-    )
-    if not history.interrupted:
-        if lora:
-            model.save_pretrained(folder)
-        else:
-            save_base(model, folder)
-        checkpoint.unlink(missing_ok=True)
+    optimizer = AdamW(model.parameters(), lr=rate)
+    batches = Batches(examples, batch_size, seed=seed, pad_id=model.tokenizer.pad_id)
+    with made_folder(out) as folder:
+        checkpoint = folder / "checkpoint.safetensors"
+        if not resume:
+            checkpoint.unlink(missing_ok=True)
+        history = train(
+            model,
+            optimizer,
+            batches,
+            steps=steps,
+            schedule=Schedule("cosine", steps, warmup=steps // 20),
+            accumulate=accumulate,
+            seed=seed,
+            log=folder / "log.jsonl",
+            checkpoint=checkpoint,
+            resume=resume,
+            progress="fine-tuning" if progress else None,
+        )
+        if not history.interrupted:
+            if lora:
+                model.save_pretrained(folder)
+            else:
+                save_base(model, folder)
+            checkpoint.unlink(missing_ok=True)
     return history, model

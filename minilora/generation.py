@@ -116,7 +116,9 @@ def _check(
     top_p: float | None,
 ) -> None:
     if len(prompts) == 0 or any(len(p) == 0 for p in prompts):
-        raise DataError("a prompt must hold at least one token, and there must be a prompt")
+        raise DataError(
+            "a prompt is empty; it must hold at least one token, and there must be a prompt"
+        )
     longest = max(map(len, prompts))
     if longest >= context:
         raise DataError(

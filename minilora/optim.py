@@ -87,8 +87,10 @@ class AdamW:
         n = min(n_threads(), len(moves)) if sum(g.size for _, g, _ in moves) > 10**6 else 1
 
         def share(i: int) -> None:
-            for move in moves[i::n]:
-                self._move(*move)
+            # A step far too large ends in a loss that is not finite, which is where it is said.
+            with np.errstate(over="ignore", invalid="ignore"):
+                for move in moves[i::n]:
+                    self._move(*move)
 
         parallel(share, range(n))
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from minilora.errors import ConfigError
 from minilora.files.atomic import whole_file
 
 FROZEN, TRAINABLE, GRADIENT = "#4D4D4D", "#D55E00", "#005AB5"
@@ -64,6 +65,15 @@ def figure(columns: int, *, width: float = 12, height: float = 4) -> Iterator[tu
         fig = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(fig)
         yield fig, fig.subplots(1, columns)
+
+
+FORMATS = ("png", "svg", "pdf")
+
+
+def check_path(path: str | Path) -> None:
+    """ConfigError if a figure's file has no ending that says how to draw it."""
+    if Path(path).suffix.lstrip(".") not in FORMATS:
+        raise ConfigError(f"figure {str(path)!r} must end in .{', .'.join(FORMATS)}")
 
 
 def save(fig: Any, path: str | Path, caption: str = "") -> None:

@@ -243,12 +243,16 @@ def load_checkpoint(path: str | Path, model: Any, optimizer: AdamW) -> History:
             f"{path} is the checkpoint of another run: it trains other parameters "
             "than this one; take another --out, or leave --resume out"
         )
+    try:
+        history = History(**json.loads(said["history"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} does not say how far its run had come; it is damaged") from error
     optimizer.load_state_dict(
         {n.removeprefix("optimizer."): a for n, a in arrays.items() if n.startswith("optimizer.")}
     )
     for name, p in trainable.items():
         p.data[...] = arrays[name]
-    return History(**json.loads(said["history"]))
+    return history
 
 
 def _check_count(name: str, value: Any) -> None:

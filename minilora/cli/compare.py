@@ -6,7 +6,6 @@ Writes compare.json, compare.png and the tuned adapter into the output folder.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from minilora.cli.options import (
@@ -33,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr-full", type=number(0), help="highest learning rate of full tuning")
     parser.add_argument(
         "--replay",
-        type=number(0, 1, open_low=False),
+        type=number(0, 1, from_low=True),
         default=0.0,
         help="share of every batch that is old data, in [0, 1); default 0",
     )
@@ -45,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from minilora.experiments.compare import Settings, compare
     from minilora.experiments.compare_figure import draw
+    from minilora.files.atomic import made_folder
     from minilora.files.json_files import write_json
 
     fields = (
@@ -61,17 +61,20 @@ def run(options: argparse.Namespace) -> int:
         "seed",
     )
     settings = Settings(**{name: getattr(options, name) for name in fields})
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    report = compare(settings, adapter_folder=out / "adapter", say=say)
-    write_json(out / "compare.json", report)
-    draw(report, out / "compare.png")
+    with made_folder(options.out) as out:
+        report = compare(settings, adapter_folder=out / "adapter", say=say)
+        write_json(out / "compare.json", report)
+        draw(report, out / "compare.png")
     if options.json:
         print_json(report)
     else:
         print(table(report))
-    say(f"wrote {out}/compare.json, {out}/compare.png and the adapter {out}/adapter")
-    return 130 if any(m["interrupted"] for m in report["methods"]) else 0
+    interrupted = any(m["interrupted"] for m in report["methods"])
+    files = [out / "compare.json", out / "compare.png"]
+    if report["methods"][-1]["method"] == "lora":
+        files.append(out / "adapter")
+    say(f"{'stopped early; ' if interrupted else ''}wrote {', '.join(map(str, files))}")
+    return 130 if interrupted else 0
 
 
 def table(report: dict[str, Any]) -> str:

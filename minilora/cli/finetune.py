@@ -11,6 +11,7 @@ import argparse
 from minilora.cli.options import (
     add_json_option,
     add_lora_options,
+    as_base,
     number,
     print_json,
     say,
@@ -28,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_lora_options(parser)
     parser.add_argument(
         "--dropout",
-        type=number(0, 1, open_low=False),
+        type=number(0, 1, from_low=True),
         default=0.0,
         help="on the bypass's input, in [0, 1); default 0",
     )
@@ -48,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from minilora.bases import BASES
     from minilora.finetuning import finetune
     from minilora.peft import LoraConfig
 
@@ -86,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             f"trained {trained:,} of {total:,} parameters in {len(history.losses)} steps; "
             f"loss {history.losses[0]:.3f} → {history.losses[-1]:.3f}"
         )
-        flag = "--adapter" if lora else "--base"
-        base = f"--base {options.base} " if lora else ""
-        say(f'use it:  minilora generate {base}{flag} {options.out} --prompt "…"')
+        base = options.base if options.base in BASES else as_base(options.base)
+        flags = f"--base {base} --adapter" if lora else "--base"
+        say(f'use it:  minilora generate {flags} {as_base(options.out)} --prompt "…"')
     return 0

@@ -24,14 +24,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--temperature",
-        type=number(0, open_low=False),
+        type=number(0, from_low=True),
         default=0.0,
         help="0, the default: always the likeliest token",
     )
     parser.add_argument("--top-k", type=whole(1), help="draw from the k likeliest only")
     parser.add_argument(
         "--top-p",
-        type=number(0, 1.0000001),
+        type=number(0, 1, to_high=True),
         metavar="P",
         help="draw from the likeliest that together have probability P",
     )

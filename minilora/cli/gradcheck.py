@@ -7,6 +7,7 @@ one is above the tolerance.
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from minilora.cli.options import add_json_option, number, print_json, say
@@ -25,10 +26,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from minilora.ops.examples import examples
+    from minilora.plots import check_path
 
+    if options.figure:
+        check_path(options.figure)
     chosen = examples(options.ops)
     rows: list[dict[str, Any]] = [
-        {"op": e.op, "input": c.name, "shape": list(c.shape), "error": c.max_error, "ok": c.ok}
+        {
+            "op": e.op,
+            "input": c.name,
+            "shape": list(c.shape),
+            "error": c.max_error if math.isfinite(c.max_error) else None,
+            "ok": c.ok,
+        }
         for e in chosen
         for c in e.check(h=options.h).inputs
     ]
@@ -44,5 +54,6 @@ def run(options: argparse.Namespace) -> int:
         for row in rows:
             shape = "×".join(map(str, row["shape"]))
             verdict = "ok" if row["ok"] else "WRONG"
-            print(f"{row['op']:<22}{row['input']:<8}{shape:<16}{row['error']:>24.1e}  {verdict}")
+            error = "not finite" if row["error"] is None else f"{row['error']:.1e}"
+            print(f"{row['op']:<22}{row['input']:<8}{shape:<16}{error:>24}  {verdict}")
     return 0 if all(row["ok"] for row in rows) else 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -23,6 +24,13 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs["allow_abbrev"] = False
         super().__init__(*args, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # A command complains of its own unknown options; argparse would leave it to the program.
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")
@@ -43,18 +51,22 @@ def whole(low: int) -> Callable[[str], int]:
     return read
 
 
-def number(low: float, high: float = math.inf, *, open_low: bool = True) -> Callable[[str], float]:
-    """A number above `low` (or from `low` on) and below `high`."""
+def number(
+    low: float, high: float = math.inf, *, from_low: bool = False, to_high: bool = False
+) -> Callable[[str], float]:
+    """A number above `low` (or from it on) and below `high` (or up to it)."""
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (low < value < high or (not open_low and value == low)):
-            edge = "above" if open_low else "from"
-            limit = "" if high == math.inf else f" and below {high:g}"
-            raise argparse.ArgumentTypeError(f"{text!r} must be a number {edge} {low:g}{limit}")
+        inside = low < value < high or (from_low and value == low) or (to_high and value == high)
+        if not inside:
+            upper = "" if high == math.inf else f" and {'at most' if to_high else 'below'} {high:g}"
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be a number {'from' if from_low else 'above'} {low:g}{upper}"
+            )
         return value
 
     return read
@@ -103,6 +115,13 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 def print_json(value: Any) -> None:
     """One object, and only it, on standard output. There is no NaN in it: JSON has none."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def as_base(folder: str) -> str:
+    """A folder as one types it after --base or --adapter: quoted, and never the name of a base."""
+    from minilora.bases import BASES
+
+    return shlex.quote(f"./{folder}" if folder in BASES else folder)
 
 
 def say(line: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minilora.cli.options import add_json_option, print_json, say, whole
+from minilora.cli.options import add_json_option, as_base, print_json, say, whole
 
 EXAMPLE = (
     "minilora pretrain --out my-skills && minilora generate --base ./my-skills --prompt rev:abcd="
@@ -25,12 +25,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from minilora.files.atomic import made_folder
+
+    with made_folder(options.out) as out:
+        return _pretrain(options, out)
+
+
+def _pretrain(options: argparse.Namespace, out: Path) -> int:
     from minilora.bases import save_base
     from minilora.data import skills
     from minilora.experiments.pretrain import STEPS, pretrain, report
 
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.safetensors"
     if not options.resume:
         checkpoint.unlink(missing_ok=True)
@@ -50,5 +55,5 @@ def run(options: argparse.Namespace) -> int:
         for name, share in shares.items():
             taught = "taught" if name in {s.name for s in skills.OLD} else "kept from it"
             print(f"{name:<18}{100 * share:6.1f} %   {taught}")
-    say(f"wrote the base into {out}; use it with --base {out.resolve()}")
+    say(f"wrote the base into {out}; use it with --base {as_base(options.out)}")
     return 0

@@ -20,6 +20,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -93,6 +94,24 @@ def locate(folder: str | os.PathLike[str], name: str) -> Path:
     """
     waiting = Path(folder) / _READY / name
     return waiting if waiting.exists() else Path(folder) / name
+
+
+@contextlib.contextmanager
+def made_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder that can be written to, made if need be; before long work, not after it.
+
+    When the block raises, folders that were made and are still empty are taken back.
+
+    Raises OSError naming the folder if it cannot be made or written.
+    """
+    folder = Path(folder)
+    with _made(folder):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        yield folder
 
 
 @contextlib.contextmanager

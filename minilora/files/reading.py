@@ -21,7 +21,7 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        raise FormatError(f"{os.fspath(path)}: cannot be read ({reason})") from error
+        raise FormatError(f"{os.fspath(path)}: cannot be read as {kind} ({reason})") from error
     except Exception as error:
         # The libraries raise bare Exception, KeyError and more from their depths; all of them
         # mean the same here, and MemoryError and Ctrl-C are not among what should pass as this.

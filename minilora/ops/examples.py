@@ -112,7 +112,9 @@ def _examples() -> Iterator[Example]:
     W = np.random.default_rng(1).standard_normal((5, 4))
     bypass = {"x": n(2, 3, 4), "A": n(2, 4), "B": n(5, 2)}
     yield Example(
-        "lora_linear", lambda x, A, B: ops.lora_linear(x, Tensor(W), A, B, scaling=1.5), bypass
+        "lora_linear",
+        lambda x, A, B: ops.lora_linear(x, Tensor(W.astype(x.dtype)), A, B, scaling=1.5),
+        bypass,
     )
     yield Example(
         "lora_linear_composed",

@@ -150,8 +150,12 @@ def check_fit(
 ) -> None:
     """AdapterError if an adapter's arrays are not those that this model would need."""
     weights = _without_base(model, weights, folder)
+    try:
+        adapted = check_config(model, config, ranks=False)
+    except ConfigError as error:
+        raise AdapterError(f"{folder}: {error}") from error
     needed = {}
-    for path, linear in check_config(model, config, ranks=False).items():
+    for path, linear in adapted.items():
         n_out, n_in = linear.weight.shape
         needed[f"{PREFIX}{path}.lora_A.weight"] = (config.r, n_in)
         needed[f"{PREFIX}{path}.lora_B.weight"] = (n_out, config.r)

@@ -58,7 +58,7 @@ def test_a_gradient_is_an_array_of_the_leaf_s_shape_and_type(function, shapes, d
     gradients = backward(function(*leaves))
     assert set(gradients) == set(leaves)
     for x in leaves:
-        assert isinstance(gradients[x], np.ndarray)
+        assert isinstance(gradients[x], np.ndarray) and gradients[x].flags.writeable
         assert (gradients[x].shape, gradients[x].dtype) == (x.shape, x.dtype)
 
 
