@@ -33,7 +33,7 @@ class Defaults:
 
 
 SKILLS_DEFAULTS = Defaults(steps=250, batch_size=64, lr=5e-3, lr_full=1e-3)
-LANGUAGE_DEFAULTS = Defaults(steps=75, batch_size=8, lr=1e-3, lr_full=5e-5)
+LANGUAGE_DEFAULTS = Defaults(steps=75, batch_size=8, lr=2e-3, lr_full=5e-5)
 
 
 def defaults_for(model: Any) -> Defaults:

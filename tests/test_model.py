@@ -176,7 +176,7 @@ def test_one_seed_one_model(tiny):
         assert np.array_equal(a.data, c.data) == (a.ndim == 1)
 
 
-def test_a_fresh_model_starts_as_one_of_transformers():
+def test_a_fresh_model_starts_as_hugging_face_s_does():
     """Matrices normal with deviation 0.02, norms one, biases zero."""
     biases = {"attention_bias": True, "attention_out_bias": True, "mlp_bias": True}
     for name, p in Transformer(ModelConfig(30, 24, 40, 2, 4, **biases)).named_parameters():

@@ -100,7 +100,7 @@ def lora(mutant):
         (lora(LoRALinear), [(3, 4), (2, 4), (4, 2)], [False, False, False]),
         (Halved.apply, [(3, 4)], [True]),
         (SlightlyOff.apply, [(3, 4)], [True]),
-        (lambda x: Halved.apply(x) * 1e-3, [(3, 4)], [True]),
+        (lambda x: Halved.apply(x) * 1e-11, [(3, 4)], [True]),
         (lambda x: x * x.detach(), [(3, 4)], [True]),
     ],
 )
