@@ -57,5 +57,5 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ImportError as error:
         raise MissingExtraError(
             f"{purpose} needs the package {module.split('.')[0]!r}, which is not installed: "
-            f"pip install 'minilora[{extra}]'"
+            f"pip install 'minilora[{extra}]', or in a checkout pip install -e '.[{extra}]'"
         ) from error

@@ -19,7 +19,7 @@ from minilora.errors import ConfigError
 from minilora.files.atomic import made_folder
 from minilora.optim import AdamW, Schedule
 from minilora.peft import LoraConfig, get_peft_model
-from minilora.training import History, train
+from minilora.training import History, check_count, train
 
 
 @dataclass(frozen=True)
@@ -73,28 +73,39 @@ def finetune(
     if model.tokenizer is None:
         raise ConfigError(f"base {base!r} has no tokenizer.json, which text needs; put one there")
     chosen = defaults_for(model)
-    steps, batch_size = steps or chosen.steps, batch_size or chosen.batch_size
-    rate = lr or (chosen.lr if lora else chosen.lr_full)
+    steps = chosen.steps if steps is None else steps
+    batch_size = chosen.batch_size if batch_size is None else batch_size
+    if lr is None:
+        lr = chosen.lr if lora else chosen.lr_full
     examples = read_examples(data, model.tokenizer, model.config.max_positions)
     if lora:
         model = get_peft_model(model, lora, seed=seed)
-    optimizer = AdamW(model.parameters(), lr=rate)
+    optimizer = AdamW(model.parameters(), lr=lr)
     batches = Batches(examples, batch_size, seed=seed, pad_id=model.tokenizer.pad_id)
+    check_count("steps", steps)
+    check_count("accumulate", accumulate)
+    schedule = Schedule("cosine", steps, warmup=steps // 20)
+    settings = {"base": str(base), "data": str(data), "steps": steps, "lr": lr, "seed": seed}
+    settings |= {"batch size": batch_size, "accumulate": accumulate}
     with made_folder(out) as folder:
         checkpoint = folder / "checkpoint.safetensors"
-        if not resume:
-            checkpoint.unlink(missing_ok=True)
+        if checkpoint.exists() and not resume:
+            raise ConfigError(
+                f"{folder} holds a run that was stopped: go on with --resume, take another --out, "
+                f"or remove {checkpoint}"
+            )
         history = train(
             model,
             optimizer,
             batches,
             steps=steps,
-            schedule=Schedule("cosine", steps, warmup=steps // 20),
+            schedule=schedule,
             accumulate=accumulate,
             seed=seed,
             log=folder / "log.jsonl",
             checkpoint=checkpoint,
             resume=resume,
+            settings=settings,
             progress="fine-tuning" if progress else None,
         )
         if not history.interrupted:

@@ -54,7 +54,7 @@ def generate(
     going = np.ones(len(prompts), bool)
     step = ids
     with no_grad():
-        for _ in range(max(room)):
+        for n in range(1, max(room) + 1):
             logits = _last_logits(model, step, kv, start)
             tokens = np.array([choose(z, temperature, top_k, top_p, rng) for z in logits])
             going &= ~np.isin(tokens, np.asarray(stop, tokens.dtype))
@@ -63,6 +63,7 @@ def generate(
                 going[row] = len(new[row]) < room[row]
             if not going.any():
                 break
+            start[~going] = ids.shape[1] + n  # a text that has ended is padding from here on
             step = tokens[:, None] if use_cache else np.concatenate([step, tokens[:, None]], axis=1)
     return new
 
@@ -102,7 +103,10 @@ def _right_align(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarr
     for row, prompt in zip(ids, prompts, strict=True):
         tokens = np.asarray(prompt)
         if tokens.dtype.kind not in "iu":
-            raise DTypeError(f"the tokens of a prompt must be integers, not {tokens.dtype}")
+            raise DTypeError(
+                f"the tokens of a prompt must be integers, not {tokens.dtype}; a text becomes some "
+                "by tokenizer.encode(text)"
+            )
         row[length - len(prompt) :] = tokens
     return ids, start
 

@@ -163,6 +163,9 @@ class Transformer(Module):
         )
         return model
 
+    def __repr__(self) -> str:
+        return f"Transformer({self.base_name or 'unnamed'}, {self.n_parameters():,} parameters)"
+
     @property
     def dtype(self) -> np.dtype:
         return self.model.embed_tokens.weight.dtype
@@ -193,8 +196,8 @@ class Transformer(Module):
                 f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]"
             )
         check_ids(ids, self.config.vocab_size)
-        # Of the rows that still go on, the one that began last decides.
-        length = ids.shape[1] + (kv.length if kv else 0) - (0 if start is None else start.max())
+        # What is before a row's start is padding, and takes no place in the context.
+        length = ids.shape[1] + (kv.length if kv else 0) - (0 if start is None else start.min())
         if length > self.config.max_positions:
             raise ShapeError(
                 f"a sequence of {length} tokens is longer than the context of "

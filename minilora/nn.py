@@ -7,7 +7,7 @@ leads to it, and the paths are those of Hugging Face's models, so weights go ove
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,26 @@ def training_rng() -> np.random.Generator | None:
     return getattr(_mode, "rng", None)
 
 
+@contextmanager
+def arrays_by(make: Callable[[Any, Any], Any]) -> Iterator[None]:
+    """Inside this `with`, in this thread, new modules get their arrays from make(shape, dtype)."""
+    _mode.make = make
+    try:
+        yield
+    finally:
+        del _mode.make
+
+
+def _new(shape: Any, dtype: Any) -> Parameter:
+    return Parameter(getattr(_mode, "make", np.empty)(shape, dtype))
+
+
+def current_module() -> Module | None:
+    """The innermost module that is computing in this thread."""
+    calls = getattr(_mode, "calls", None)
+    return calls[-1] if calls else None
+
+
 class Module:
     """Something with parameters, called on tensors."""
 
@@ -43,7 +63,12 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} must say what it computes: forward()")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.forward(*inputs, **options)
+        calls = _mode.__dict__.setdefault("calls", [])
+        calls.append(self)
+        try:
+            return self.forward(*inputs, **options)
+        finally:
+            calls.pop()
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """The modules right below this one, by attribute name."""
@@ -169,8 +194,8 @@ class Linear(Module):
     """y = x Wᵀ + b, with weight (out, in) and, if asked for, bias (out,)."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool = False, dtype: Any = np.float32):
-        self.weight = Parameter(np.empty((n_out, n_in), dtype))
-        self.bias = Parameter(np.empty(n_out, dtype)) if bias else None
+        self.weight = _new((n_out, n_in), dtype)
+        self.bias = _new(n_out, dtype) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bias is None:
@@ -182,7 +207,7 @@ class Embedding(Module):
     """ids (…) → their rows of weight (V, C)."""
 
     def __init__(self, n_tokens: int, n_channels: int, dtype: Any = np.float32):
-        self.weight = Parameter(np.empty((n_tokens, n_channels), dtype))
+        self.weight = _new((n_tokens, n_channels), dtype)
 
     def forward(self, ids: np.ndarray) -> Tensor:
         return ops.embedding(self.weight, ids=ids)
@@ -192,7 +217,8 @@ class RMSNorm(Module):
     """Each vector to length √C, weighed by weight (C,)."""
 
     def __init__(self, n_channels: int, eps: float, dtype: Any = np.float32):
-        self.weight = Parameter(np.ones(n_channels, dtype))
+        self.weight = _new(n_channels, dtype)
+        self.weight.data[:] = 1
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class AdamW:
         weight_decay: float = 0.0,
     ):
         given = list(parameters)
+        if not all(isinstance(p, Parameter | dict) for p in given):
+            raise ConfigError("AdamW takes Parameters or groups of them: pass model.parameters()")
         groups = given if given and isinstance(given[0], dict) else [{"params": given}]
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         self.groups: list[dict[str, Any]] = [{**defaults, **group} for group in groups]

@@ -92,12 +92,16 @@ def split(n: int, parts: int) -> list[slice]:
 def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """[function(item) for item in items], each in a thread of its own, in the items' order.
 
-    BLAS is held to one thread meanwhile, so that it does not fight over the same cores. If calls
+    BLAS is held to one thread meanwhile, so that it does not fight over the same cores; a single
+    item leaves it all of them. If calls
     fail, the first failure in the items' order is raised, after all have ended.
     """
     # From within a share there are no threads left to hand out: the calls come one after another.
-    if len(items) <= 1 or getattr(_thread, "shares", False):
+    if getattr(_thread, "shares", False):
         return [function(item) for item in items]
+    if len(items) <= 1:
+        with _blas().limit(limits=n_threads(), user_api="blas"):
+            return [function(item) for item in items]
 
     def share(item: T) -> R:
         _thread.shares = True

@@ -85,7 +85,7 @@ def loss_and_gradients(
             f"ids {ids.shape} and labels {labels.shape} must both be (batch, time), alike, with at "
             "least one row"
         )
-    _check_count("accumulate", accumulate)
+    check_count("accumulate", accumulate)
     n_targets = count_targets(labels[:, 1:])
 
     def share(rows: slice) -> tuple[float, Gradients]:
@@ -150,6 +150,7 @@ def train(
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,
     resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
     progress: str | None = "training",
     after_step: Callable[[int, float], None] | None = None,
 ) -> History:
@@ -157,21 +158,22 @@ def train(
 
     batches      batches[step] gives ids and labels
     schedule     of the learning rate; none: constant
-    log          a JSONL file that gets a line for each step
+    log          a JSONL file that gets a line for each step; begun anew unless resumed
     checkpoint   a file that the whole state is written to, every `checkpoint_every` steps, at the
                  end, and on Ctrl-C
     resume       go on from `checkpoint`, if there is one
+    settings     what the run is, as JSON can say it; a checkpoint of other settings is refused
     progress     what the bar is called; None: no bar
     after_step   called with the step's number, from 1, and its loss
 
     Ctrl-C ends the run after the step under way: the state is whole, and `history.interrupted`
     says so. Raises NonFiniteError, with the state of before that step in place.
     """
-    _check_count("steps", steps)
-    _check_count("checkpoint_every", checkpoint_every)
+    check_count("steps", steps)
+    check_count("checkpoint_every", checkpoint_every)
     history = History()
     if resume and checkpoint and Path(checkpoint).exists():
-        history = load_checkpoint(checkpoint, model, optimizer)
+        history = load_checkpoint(checkpoint, model, optimizer, settings)
     first = len(history.losses)
     if log is not None:
         _shorten(Path(log), first)
@@ -217,21 +219,30 @@ def train(
             history.interrupted = wanted.is_set()
             last = history.interrupted or step + 1 == steps
             if checkpoint and (last or (step + 1) % checkpoint_every == 0):
-                save_checkpoint(checkpoint, model, optimizer, history)
+                save_checkpoint(checkpoint, model, optimizer, history, settings)
             if history.interrupted:
                 break
     return history
 
 
-def save_checkpoint(path: str | Path, model: Any, optimizer: AdamW, history: History) -> None:
+def save_checkpoint(
+    path: str | Path,
+    model: Any,
+    optimizer: AdamW,
+    history: History,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Everything a run needs to go on, in one safetensors file, whole or not at all."""
     arrays = {f"model.{n}": p.data for n, p in model.named_parameters() if p.requires_grad}
     arrays |= {f"optimizer.{n}": a for n, a in optimizer.state_dict().items()}
     said = json.dumps({"losses": history.losses, "seconds": history.seconds})
-    write_tensors(path, arrays, {"format": "minilora checkpoint", "history": said})
+    about = {"format": "minilora checkpoint", "history": said}
+    write_tensors(path, arrays, about | {"settings": json.dumps(settings or {})})
 
 
-def load_checkpoint(path: str | Path, model: Any, optimizer: AdamW) -> History:
+def load_checkpoint(
+    path: str | Path, model: Any, optimizer: AdamW, settings: Mapping[str, Any] | None = None
+) -> History:
     """Put a saved state into model and optimizer. FormatError if it is of another run."""
     said, arrays = read_metadata(path), read_tensors(path)
     if said.get("format") != "minilora checkpoint":
@@ -243,6 +254,14 @@ def load_checkpoint(path: str | Path, model: Any, optimizer: AdamW) -> History:
             f"{path} is the checkpoint of another run: it trains other parameters "
             "than this one; take another --out, or leave --resume out"
         )
+    saved = json.loads(said.get("settings", "{}"))
+    now = json.loads(json.dumps(settings or {}))
+    for name in now:
+        if name in saved and saved[name] != now[name]:
+            raise FormatError(
+                f"{path} is of a run with {name} {saved[name]!r}, not {now[name]!r}: go on with "
+                "the same settings, or leave --resume out"
+            )
     try:
         history = History(**json.loads(said["history"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -255,7 +274,8 @@ def load_checkpoint(path: str | Path, model: Any, optimizer: AdamW) -> History:
     return history
 
 
-def _check_count(name: str, value: Any) -> None:
+def check_count(name: str, value: Any) -> None:
+    """ConfigError if `value` is no whole number from 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} {value!r} must be a whole number from 1")
 

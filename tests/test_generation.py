@@ -67,7 +67,8 @@ def test_a_short_prompt_beside_a_long_one_has_the_whole_context_too(model):
     prompts = [[3], list(range(30))]
     apart = [generate(model, [p], 25)[0] for p in prompts]
     assert [len(text) for text in apart] == [25, 10]
-    assert generate(model, prompts, 25) == apart
+    for use_cache in (True, False):
+        assert generate(model, prompts, 25, use_cache=use_cache) == apart
 
 
 def test_a_text_ends_when_the_context_is_full(model):

@@ -8,7 +8,7 @@ and `gradcheck.py`, which believes none of it and measures.
 """
 
 from minilora.autograd.backward import backward, tape
-from minilora.autograd.function import Function
+from minilora.autograd.function import Function, watch
 from minilora.autograd.gradcheck import GradcheckReport, gradcheck
 from minilora.autograd.tensor import Parameter, Tensor, grad_enabled, no_grad
 
@@ -22,4 +22,5 @@ __all__ = [
     "gradcheck",
     "no_grad",
     "tape",
+    "watch",
 ]

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minilora.autograd.function import Function
-from minilora.autograd.tensor import Tensor
+from minilora.autograd.function import Function, watchers
+from minilora.autograd.tensor import Tensor, is_array
 from minilora.errors import DTypeError, ShapeError, TapeError
 
 
@@ -47,9 +47,12 @@ def backward(loss: Tensor, gradient: Any = None) -> dict[Tensor, np.ndarray]:
                 )
             used_before = edge in gradients
             total = gradients[edge] + dinput if used_before else dinput  # used twice: parts add up
-            gradients[edge] = np.asarray(total)  # of a scalar NumPy makes a number, no array
+            # Of a scalar NumPy makes a number, no array.
+            gradients[edge] = total if is_array(total) else np.asarray(total)
             if isinstance(edge, Function) and not used_before:
                 heapq.heappush(waiting, (-edge.order, edge))
+        for watcher in watchers:
+            watcher.passed(op, gradients)
     return gradients  # type: ignore[return-value]  # every operation has been taken out
 
 

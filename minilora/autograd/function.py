@@ -24,17 +24,41 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from minilora.autograd.tensor import Tensor, grad_enabled
+from minilora.autograd.tensor import Tensor, grad_enabled, is_array
 from minilora.errors import DTypeError, TapeError
 
 _order = itertools.count()
+
+
+class Watcher(Protocol):
+    """Someone who is told what happens on the tape, in whichever thread it happens."""
+
+    def recorded(self, op: Function) -> None:
+        """`op` has been put on the tape, with what it saved."""
+
+    def passed(self, op: Function, gradients: dict[Any, Any]) -> None:
+        """Backward has passed `op`, which has let go of what it saved; the gradients under way."""
+
+
+watchers: list[Watcher] = []
+
+
+@contextmanager
+def watch(watcher: Watcher) -> Iterator[None]:
+    """Inside this `with`, tell `watcher` what happens on every tape of the process."""
+    watchers.append(watcher)
+    try:
+        yield
+    finally:
+        watchers.remove(watcher)
 
 
 class Function:
@@ -86,7 +110,8 @@ class Function:
         ctx.needs = SimpleNamespace(
             **dict(zip(_input_names(cls.forward, len(inputs)), wanted, strict=True))
         )
-        y = np.asarray(ctx.forward(*(None if t is None else t.data for t in tensors), **options))
+        y = ctx.forward(*(None if t is None else t.data for t in tensors), **options)
+        y = y if is_array(y) else np.asarray(y)  # a sum over all is a number, no array
         if dtype is not None and y.dtype.kind == "f" and y.dtype != dtype:
             raise DTypeError(
                 f"{cls.__name__} was given {dtype} and made {y.dtype}: somewhere in its forward "
@@ -99,6 +124,8 @@ class Function:
             for t, w in zip(tensors, wanted, strict=True)
         )
         ctx.order = next(_order)
+        for watcher in watchers:
+            watcher.recorded(ctx)
         return Tensor(y, node=ctx)
 
 
@@ -134,7 +161,8 @@ def _input_names(forward: Callable[..., np.ndarray], n: int) -> tuple[str, ...]:
 
 def _common_dtype(op: str, inputs: tuple[Any, ...]) -> np.dtype | None:
     """The one float type of all the arrays among the inputs, or None if there are none."""
-    found = {x.dtype for x in inputs if isinstance(x, Tensor | np.ndarray) and x.dtype.kind == "f"}
+    arrays = [x for x in inputs if isinstance(x, Tensor) or is_array(x)]
+    found = {x.dtype for x in arrays if x.dtype.kind == "f"}
     if len(found) > 1:
         names = " and ".join(sorted(str(d) for d in found))
         raise DTypeError(

@@ -36,6 +36,11 @@ def no_grad() -> Iterator[None]:
         _mode.enabled = before
 
 
+def is_array(x: Any) -> bool:
+    """NumPy's array, or one that stands in for it under the same protocol (NEP 18)."""
+    return hasattr(type(x), "__array_function__")
+
+
 class Tensor:
     """An array, whether its gradient is wanted, and the operation that made it.
 
@@ -54,8 +59,8 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False, node: Any = None):
         if isinstance(data, Tensor):
             data = data.data
-        array = data if isinstance(data, np.ndarray) else np.asarray(data)
-        if array.dtype == np.float64 and not isinstance(data, np.ndarray | np.generic):
+        array = data if is_array(data) else np.asarray(data)
+        if array.dtype == np.float64 and not (is_array(data) or isinstance(data, np.generic)):
             array = array.astype(np.float32)
         self.data: np.ndarray = array
         self.grad: np.ndarray | None = None

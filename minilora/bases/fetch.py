@@ -21,7 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minilora.bases import smollm2
-from minilora.errors import ConfigError, FormatError, MiniloraError
+from minilora.errors import ConfigError, FormatError, MiniloraError, require
 from minilora.files.atomic import made_folder, whole_file
 
 # For the progress bar alone.
@@ -42,6 +42,7 @@ def fetch(name: str = "smollm2", *, progress: bool = True) -> Path:
     if name != "smollm2":
         known = "comes with the package" if name == "skills" else "is not known"
         raise ConfigError(f"the base {name!r} {known}; what can be fetched is 'smollm2'")
+    require("gguf", extra="llm", purpose="the base smollm2")
     target = smollm2.cached_file()
     reason = smollm2.fault(target)
     if reason is None:

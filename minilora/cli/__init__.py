@@ -64,9 +64,12 @@ def _run(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name in COMMANDS:
         module = importlib.import_module(f"minilora.cli.{name}")
-        summary = (module.__doc__ or "").splitlines()[0]
+        text = (module.__doc__ or "").strip()
         sub = commands.add_parser(
-            name, help=summary, description=summary, epilog=f"example:  {module.EXAMPLE}"
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            epilog=f"example:  {module.EXAMPLE}",
         )
         module.add_options(sub)
         sub.set_defaults(run=module.run)

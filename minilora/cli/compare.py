@@ -6,11 +6,14 @@ Writes compare.json, compare.png and the tuned adapter into the output folder.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from minilora.cli.options import (
     add_json_option,
     add_lora_options,
+    as_base,
+    lora_options,
     number,
     print_json,
     say,
@@ -23,20 +26,30 @@ EXAMPLE = "minilora compare --task rotate-right --rank 4 --replay 0.1"
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
     parser.add_argument(
-        "--task", help="what to learn; default sort-descending, or for smollm2 orders"
+        "--task",
+        help="what to learn: sort-descending (default), rotate-right, swap-ends, swap-neighbours, "
+        "interleave, mirror or cipher; with smollm2 orders",
     )
     add_lora_options(parser)
-    parser.add_argument("--steps", type=whole(1), help="default 250, with smollm2 75")
-    parser.add_argument("--batch-size", type=whole(1), help="default 64, with smollm2 8")
-    parser.add_argument("--lr", type=number(0), help="highest learning rate of LoRA")
-    parser.add_argument("--lr-full", type=number(0), help="highest learning rate of full tuning")
+    parser.add_argument("--steps", type=whole(1), metavar="N", help="default 250, with smollm2 75")
+    parser.add_argument(
+        "--batch-size", type=whole(1), metavar="N", help="default 64, with smollm2 8"
+    )
+    parser.add_argument(
+        "--lr", type=number(0), help="highest learning rate of LoRA; default 5e-3, 2e-3"
+    )
+    parser.add_argument(
+        "--lr-full", type=number(0), help="the same of full tuning; default 1e-3, 5e-5"
+    )
     parser.add_argument(
         "--replay",
         type=number(0, 1, from_low=True),
         default=0.0,
         help="share of every batch that is old data, in [0, 1); default 0",
     )
-    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="of data order and A; default 0"
+    )
     parser.add_argument("--out", default="compare", metavar="FOLDER", help="default ./compare")
     add_json_option(parser)
 
@@ -47,20 +60,9 @@ def run(options: argparse.Namespace) -> int:
     from minilora.files.atomic import made_folder
     from minilora.files.json_files import write_json
 
-    fields = (
-        "base",
-        "task",
-        "rank",
-        "alpha",
-        "target_modules",
-        "steps",
-        "batch_size",
-        "lr",
-        "lr_full",
-        "replay",
-        "seed",
-    )
-    settings = Settings(**{name: getattr(options, name) for name in fields})
+    fields = ("base", "task", "steps", "batch_size", "lr", "lr_full", "replay", "seed")
+    given = {name: getattr(options, name) for name in fields}
+    settings = Settings(**given, **lora_options(options))
     with made_folder(options.out) as out:
         report = compare(settings, adapter_folder=out / "adapter", say=say)
         write_json(out / "compare.json", report)
@@ -73,8 +75,18 @@ def run(options: argparse.Namespace) -> int:
     files = [out / "compare.json", out / "compare.png"]
     if report["methods"][-1]["method"] == "lora":
         files.append(out / "adapter")
+    if not interrupted and settings.base == "skills":
+        say("try it:  " + _try(report, out / "adapter"))
     say(f"{'stopped early; ' if interrupted else ''}wrote {', '.join(map(str, files))}")
     return 130 if interrupted else 0
+
+
+def _try(report: dict[str, Any], adapter: Path) -> str:
+    """A command that asks the tuned adapter something of its task."""
+    from minilora.data.skills import skill
+
+    prompt = skill(report["settings"]["task"]).prompt("gacbed")
+    return f"minilora generate --adapter {as_base(str(adapter))} --prompt {prompt}"
 
 
 def table(report: dict[str, Any]) -> str:
@@ -86,7 +98,7 @@ def table(report: dict[str, Any]) -> str:
         lines.append([label, *(cell(m) for m in methods)])
 
     line("parameters trained", lambda m: f"{m['trainable_parameters']:,}")
-    line("  of", lambda m: f"{m['total_parameters']:,}")
+    line("parameters in all", lambda m: f"{m['total_parameters']:,}")
     line("learning rate", lambda m: f"{m['lr']:g}")
     for kind in ("weights", "gradients", "optimizer", "activations", "peak"):
         line(f"bytes: {kind}", lambda m, kind=kind: f"{m['bytes'][kind]:,}")

@@ -12,29 +12,34 @@ from minilora.cli.options import (
     add_json_option,
     add_lora_options,
     as_base,
+    lora_options,
     number,
     print_json,
     say,
     whole,
 )
 
-EXAMPLE = "minilora finetune --base smollm2 --data orders.jsonl --method lora --out my-adapter"
+EXAMPLE = "minilora finetune --data examples.jsonl --steps 150 --out my-adapter"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
-    parser.add_argument("--data", required=True, metavar="FILE.jsonl")
-    parser.add_argument("--out", required=True, metavar="FOLDER")
+    parser.add_argument("--data", required=True, metavar="FILE.jsonl", help="an example a line")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="for the adapter or model")
     parser.add_argument("--method", choices=("lora", "full"), default="lora", help="default lora")
-    add_lora_options(parser)
-    parser.add_argument(
+    lora = add_lora_options(parser)
+    lora.add_argument(
         "--dropout",
         type=number(0, 1, from_low=True),
-        default=0.0,
+        metavar="P",
         help="on the bypass's input, in [0, 1); default 0",
     )
-    parser.add_argument("--steps", type=whole(1), help="default 250 for skills, else 75")
-    parser.add_argument("--batch-size", type=whole(1), help="default 64 for skills, else 8")
+    parser.add_argument(
+        "--steps", type=whole(1), metavar="N", help="default 250 for skills, else 75"
+    )
+    parser.add_argument(
+        "--batch-size", type=whole(1), metavar="N", help="default 64 for skills, else 8"
+    )
     parser.add_argument(
         "--accumulate",
         type=whole(1),
@@ -43,19 +48,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="take each batch in N parts: the same gradient, less memory",
     )
     parser.add_argument("--lr", type=number(0), help="highest learning rate; default: as suits")
-    parser.add_argument("--seed", type=whole(0), default=0)
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="of data order and A; default 0"
+    )
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run ended")
     add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from minilora.bases import BASES
+    from minilora.errors import ConfigError
     from minilora.finetuning import finetune
     from minilora.peft import LoraConfig
 
     lora = None
     if options.method == "lora":
-        lora = LoraConfig(options.rank, options.alpha, options.target_modules, options.dropout)
+        o = lora_options(options)
+        lora = LoraConfig(o["rank"], o["alpha"], o["target_modules"], options.dropout or 0.0)
+    else:
+        for name in ("rank", "alpha", "target_modules", "dropout"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} is for --method lora; leave it out")
     history, model = finetune(
         options.base,
         options.data,

@@ -11,7 +11,7 @@ from typing import Any
 
 from minilora.cli.options import add_json_option, number, print_json, whole
 
-EXAMPLE = 'minilora generate --base smollm2 --chat --prompt "What is the capital of France?"'
+EXAMPLE = "minilora generate --prompt rev:abcdefgh="
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

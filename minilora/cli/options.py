@@ -64,8 +64,9 @@ def number(
         inside = low < value < high or (from_low and value == low) or (to_high and value == high)
         if not inside:
             upper = "" if high == math.inf else f" and {'at most' if to_high else 'below'} {high:g}"
+            what = "a finite number" if value == math.inf else "a number"
             raise argparse.ArgumentTypeError(
-                f"{text!r} must be a number {'from' if from_low else 'above'} {low:g}{upper}"
+                f"{text!r} must be {what} {'from' if from_low else 'above'} {low:g}{upper}"
             )
         return value
 
@@ -84,24 +85,33 @@ def targets(text: str) -> str | tuple[str, ...]:
     return names
 
 
-def add_lora_options(parser: argparse.ArgumentParser) -> None:
-    """The knobs of LoRA, the same in every command that has them."""
+def add_lora_options(parser: argparse.ArgumentParser) -> Any:
+    """The knobs of LoRA, the same in every command that has them, as a group; None if not given."""
     group = parser.add_argument_group("LoRA")
-    group.add_argument("--rank", type=whole(1), default=8, metavar="R", help="default 8")
+    group.add_argument("--rank", type=whole(1), metavar="R", help="default 8")
     group.add_argument(
         "--alpha",
         type=number(0),
-        default=16,
         metavar="α",
-        help="the bypass is scaled by α/rank; default 16",
+        help="the bypass is scaled by α/rank; default twice the rank",
     )
     group.add_argument(
         "--target-modules",
         type=targets,
-        default=("q_proj", "v_proj"),
         metavar="NAMES",
         help="q_proj,v_proj (default), others, or all-linear",
     )
+    return group
+
+
+def lora_options(options: argparse.Namespace) -> dict[str, Any]:
+    """rank, alpha and target_modules, with what was not given filled in."""
+    rank = options.rank or 8
+    return {
+        "rank": rank,
+        "alpha": options.alpha or 2 * rank,
+        "target_modules": options.target_modules or ("q_proj", "v_proj"),
+    }
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +124,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 def print_json(value: Any) -> None:
     """One object, and only it, on standard output. There is no NaN in it: JSON has none."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def as_base(folder: str) -> str:

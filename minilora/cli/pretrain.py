@@ -1,4 +1,4 @@
-"""Make the embedded base again: a random Llama learns eight string skills, in some minutes.
+"""Make the embedded base again: a random Llama learns eight string skills, in a few minutes.
 
 Prints the share of unseen strings that it answers exactly right, for the skills it was taught and
 for those that were kept from it.

@@ -160,7 +160,8 @@ class CharTokenizer:
             unknown = error.args[0]
             raise DataError(
                 f"the character {unknown!r} at position {text.index(unknown)} of {_cut(text)!r} "
-                f"is not in this base's alphabet {self.alphabet!r}"
+                f"is not in this base's alphabet {self.alphabet!r}; write it in these, or take "
+                "another base"
             ) from None
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:

@@ -46,8 +46,8 @@ class CrossEntropy(Function):
 
     def backward(ctx, dloss):
         p, asked, wanted = ctx.saved.p, ctx.saved.asked, ctx.saved.wanted
-        dz = np.zeros((int(np.prod(ctx.shape[:-1])), ctx.shape[-1]), p.dtype)
-        dz[asked] = _minus_onehot(p.copy(), wanted) * (dloss / ctx.n)
+        dz = np.zeros((int(np.prod(ctx.shape[:-1])), ctx.shape[-1]), p.dtype, like=p)
+        dz[asked] = _minus_onehot(p, wanted) * (dloss / ctx.n)
         return dz.reshape(ctx.shape)
 
 
@@ -96,7 +96,8 @@ class LinearCrossEntropy(Function):
     def backward(ctx, dloss):
         dx = None
         if ctx.needs.x:
-            dx = np.zeros((int(np.prod(ctx.shape[:-1])), ctx.shape[-1]), dloss.dtype)
+            size = int(np.prod(ctx.shape[:-1])), ctx.shape[-1]
+            dx = np.zeros(size, dloss.dtype, like=ctx.saved.dx)
             dx[ctx.saved.asked] = ctx.saved.dx * dloss
             dx = dx.reshape(ctx.shape)
         return dx, ctx.saved.dW * dloss if ctx.needs.W else None

@@ -20,7 +20,8 @@ class Embedding(Function):
         ids = np.asarray(ids)
         check_ids(ids, W.shape[0])
         ctx.shape = W.shape
-        ctx.save(ids=ids if ctx.needs.W else None)
+        # A copy, since a view would hold the whole batch that it looks into.
+        ctx.save(ids=ids.copy() if ctx.needs.W else None)
         return W[ids]
 
     def backward(ctx, dy):
@@ -28,7 +29,7 @@ class Embedding(Function):
         # Equal ids side by side, then one sum for each run: `np.add.at` does the same, slower.
         order = np.argsort(ids, kind="stable")
         tokens, starts = np.unique(ids[order], return_index=True)
-        dW = np.zeros(ctx.shape, dy.dtype)
+        dW = np.zeros(ctx.shape, dy.dtype, like=dy)
         dW[tokens] = np.add.reduceat(dy[order], starts, axis=0)
         return dW
 

@@ -37,7 +37,7 @@ class Rotary(Function):
 def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     half = x.shape[-1] // 2
     x1, x2 = x[..., :half], x[..., half:]
-    y = np.empty(x.shape, x.dtype)
+    y = np.empty_like(x)
     y1, y2 = y[..., :half], y[..., half:]
     # Written into place, not concatenated: saves two passes over memory, 6 % of a small step.
     np.multiply(x1, cos, out=y1)

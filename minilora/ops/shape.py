@@ -57,7 +57,7 @@ class Slice(Function):
             raise ShapeError(f"Slice: [{index}] of a tensor of shape {x.shape}: {error}") from None
 
     def backward(ctx, dy):
-        dx = np.zeros(ctx.shape, dy.dtype)
+        dx = np.zeros(ctx.shape, dy.dtype, like=dy)
         np.add.at(dx, ctx.index, dy)
         return dx
 

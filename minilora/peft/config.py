@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from minilora.errors import ConfigError
 
 ALL_LINEAR = "all-linear"
@@ -41,6 +43,8 @@ class LoraConfig:
     base_model_name_or_path: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.r, np.integer):  # out of an array of ranks, say
+            object.__setattr__(self, "r", int(self.r))
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise ConfigError(f"rank r = {self.r!r} must be a whole number from 1")
         alpha = self.lora_alpha

@@ -84,7 +84,7 @@ class TestSmall:
         assert settings["base_model_name_or_path"] == "./mine"
 
     def test_the_adapter_that_is_left_can_be_used(self, run):
-        run("compare", "--steps=10", "--batch-size=16", "--task=rotate-right", "--lr=0.01")
+        run("compare", "--steps=4", "--batch-size=8", "--task=rotate-right", "--lr=0.05")
         (row,) = skills.rows(skills.skill("rotate-right"), "train", 1)
         plain = run("generate", "--prompt", row["prompt"])
         tuned = run("generate", "--prompt", row["prompt"], "--adapter", "compare/adapter")

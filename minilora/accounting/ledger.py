@@ -1,0 +1,258 @@
+"""The ledger: every array that a training step holds, by kind and by owner.
+
+    with minilora.ledger(model, optimizer) as l:
+        minilora.train_step(model, optimizer, ids, labels)
+    print(l.table())
+
+It reads the parameters, the optimizer and the tape; neither operations nor methods know of it. An
+array that several operations keep is entered once, and a view as the array it looks into, so that
+the sum is what is really held, to the byte. It works on arrays and on shadows (`shadow.py`) alike:
+a prediction is this same ledger over a step that was not computed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from minilora.accounting.shadow import Shadow, books_of
+from minilora.autograd import Function, Tensor, watch
+from minilora.nn import current_module
+from minilora.optim import AdamW
+
+KINDS = ("weights", "gradients", "optimizer", "activations", "buffers")
+
+
+class Entry(NamedTuple):
+    """One array.
+
+    owner   path of the parameter, or of the module in which an operation kept the array
+    op      the operation, for activations;  name  what it calls the array
+    """
+
+    kind: str
+    owner: str
+    op: str
+    name: str
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: str
+    requires_grad: bool
+
+
+class Moment(NamedTuple):
+    """What was held at one point of the step, in bytes by kind, and where that was."""
+
+    seconds: float
+    phase: str
+    op: str
+    activations: int
+    gradients: int
+    buffers: int
+
+
+@dataclass
+class _Tape:
+    """One thread's: what it holds now, and what it held when it held the most."""
+
+    held: dict[int, tuple[int, Entry]] = field(default_factory=dict)
+    of_op: dict[Function, list[int]] = field(default_factory=dict)
+    now: int = 0
+    most: int = 0
+    at_most: list[Entry] = field(default_factory=list)
+    gradients: int = 0
+    flight: int = 0
+    backwards: int = 0
+    going_back: bool = False
+
+
+class Ledger:
+    """What a step held. Made by `ledger(...)`.
+
+    entries    every array: weights, gradients, moments, and the activations where they were most
+    peak       the most bytes held at once, workspace inside of operations included: for arrays as
+               `tracemalloc` saw it (exact with one thread), for shadows as their books say
+    timeline   bytes by kind after each operation, forward and backward
+    """
+
+    def __init__(self, model: Any, optimizer: AdamW):
+        self.peak = 0
+        self.timeline: list[Moment] = []
+        self._lock = threading.Lock()
+        self._tapes: dict[int, _Tape] = {}
+        self._model, self._optimizer = model, optimizer
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._names = {p: name for name, p in model.named_parameters()}
+        self._weights = {id(owner(p.data)) for p in self._names}
+        self._reached: set[Tensor] = set()
+        self._began = time.perf_counter()
+
+    def recorded(self, op: Function) -> None:
+        """Forward has put an operation on the tape of this thread."""
+        with self._lock:
+            tape = self._tape()
+            tape.going_back = False
+            module = self._paths.get(current_module(), "")  # type: ignore[arg-type]
+            keys = []
+            for name, array in vars(op.saved).items():
+                whole = owner(array)
+                key = id(whole)
+                if key in self._weights:
+                    continue
+                keys.append(key)
+                if key in tape.held:
+                    count, entry = tape.held[key]
+                    tape.held[key] = count + 1, entry
+                    continue
+                entry = Entry(
+                    "activations",
+                    module,
+                    type(op).__name__,
+                    name,
+                    whole.nbytes,
+                    tuple(array.shape),
+                    str(array.dtype),
+                    False,
+                )
+                tape.held[key] = 1, entry
+                tape.now += whole.nbytes
+            tape.of_op[op] = keys
+            self._note("forward", op)
+
+    def passed(self, op: Function, gradients: dict[Any, Any]) -> None:
+        """Backward has passed an operation of this thread's tape, which let its arrays go."""
+        with self._lock:
+            tape = self._tape()
+            if not tape.going_back:
+                tape.going_back = True
+                tape.backwards += 1
+                if tape.now > tape.most:
+                    tape.most = tape.now
+                    tape.at_most = [entry for _, entry in tape.held.values()]
+            for key in tape.of_op.pop(op, []):
+                count, entry = tape.held[key]
+                if count > 1:
+                    tape.held[key] = count - 1, entry
+                else:
+                    del tape.held[key]
+                    tape.now -= entry.nbytes
+            leaves = {leaf: g for leaf, g in gradients.items() if isinstance(leaf, Tensor)}
+            self._reached |= leaves.keys()
+            held = sum(g.nbytes for g in leaves.values())
+            tape.gradients = max(tape.gradients, held)
+            tape.flight = sum(g.nbytes for g in gradients.values()) - held
+            self._note("backward", op)
+
+    def _tape(self) -> _Tape:
+        return self._tapes.setdefault(threading.get_ident(), _Tape())
+
+    def _note(self, phase: str, op: Function) -> None:
+        tapes = self._tapes.values()
+        self.timeline.append(
+            Moment(
+                time.perf_counter() - self._began,
+                phase,
+                type(op).__name__,
+                sum(t.now for t in tapes),
+                sum(t.gradients for t in tapes),
+                sum(t.flight for t in tapes),
+            )
+        )
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every array, once."""
+        rows = []
+        for p, name in self._names.items():
+            rows.append(_of("weights", name, p.data, p.requires_grad))
+            if p in self._reached:
+                rows.append(_of("gradients", name, p.data, True))
+        for p in self._optimizer.parameters():
+            for moment, arrays in (("m", self._optimizer.m), ("v", self._optimizer.v)):
+                rows.append(_of("optimizer", self._names.get(p, ""), arrays[p], True, moment))
+        for tape in self._tapes.values():
+            rows += tape.at_most
+        return rows
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Bytes by kind, at most. `buffers` are the threads' further copies of the gradients."""
+        sums: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        for entry in self.entries:
+            sums[entry.kind] += entry.nbytes
+        partial = sum(t.gradients for t in self._tapes.values())
+        parts = sum(t.backwards for t in self._tapes.values())
+        # Where a batch is taken in parts, the sum so far stands beside what is being added to it.
+        kept = 0 if parts > len(self._tapes) else sums["gradients"]
+        sums["buffers"] = max(0, partial - kept)
+        return {kind: sums[kind] for kind in KINDS}
+
+    def by_owner(self, kind: str = "activations") -> dict[str, int]:
+        """Bytes of one kind by owner, the largest first."""
+        sums: Counter[str] = Counter()
+        for entry in self.entries:
+            if entry.kind == kind:
+                sums[f"{entry.owner} {entry.op}.{entry.name}" if entry.op else entry.owner] += (
+                    entry.nbytes
+                )
+        return dict(sums.most_common())
+
+    def table(self) -> str:
+        """The totals as a person reads them."""
+        lines = [f"{kind:<12}{nbytes:>16,} bytes" for kind, nbytes in self.totals.items()]
+        total = sum(self.totals.values())
+        lines += [f"{'total':<12}{total:>16,} bytes", f"{'peak':<12}{self.peak:>16,} bytes"]
+        return "\n".join(lines)
+
+
+@contextmanager
+def ledger(model: Any, optimizer: AdamW) -> Iterator[Ledger]:
+    """Keep the books over the step taken inside this `with`."""
+    kept = Ledger(model, optimizer)
+    before = kept.totals["weights"] + kept.totals["optimizer"]
+    with watch(kept), _meter(model) as most:
+        yield kept
+    kept.peak = before + most()
+
+
+@contextmanager
+def _meter(model: Any) -> Iterator[Callable[[], int]]:
+    """A function that tells the most bytes that came to be at once inside this `with`."""
+    first = next(iter(model.parameters())).data
+    if isinstance(first, Shadow):
+        account = books_of(first)
+        before = account.held
+        account.peak = before
+        yield lambda: account.peak - before
+        return
+    ours = not tracemalloc.is_tracing()
+    if ours:
+        tracemalloc.start()
+    seen: list[int] = []
+    try:
+        tracemalloc.reset_peak()
+        already, _ = tracemalloc.get_traced_memory()
+        yield lambda: seen[0]
+    finally:
+        seen.append(tracemalloc.get_traced_memory()[1] - already)
+        if ours:
+            tracemalloc.stop()
+
+
+def owner(array: Any) -> Any:
+    """What owns the memory that an array looks into: another array, or a shadow's block."""
+    if isinstance(array, Shadow):
+        return array.block
+    while type(array.base) is type(array):
+        array = array.base
+    return array
+
+
+def _of(kind: str, path: str, array: Any, trained: bool, name: str = "") -> Entry:
+    return Entry(kind, path, "", name, array.nbytes, tuple(array.shape), str(array.dtype), trained)

@@ -1,0 +1,124 @@
+"""What would a step hold, and compute? Known from a config alone, before anything is built.
+
+The step is really taken: the model, the adapters, the optimizer and `train_step` are the library's
+own, only the arrays are shadows. The ledger over it is the prediction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minilora.accounting.ledger import Ledger, ledger
+from minilora.accounting.shadow import books, shadow
+from minilora.autograd import Function, Tensor, watch
+from minilora.config import ModelConfig
+from minilora.errors import ConfigError
+from minilora.model import Transformer
+from minilora.nn import arrays_by
+from minilora.optim import AdamW
+from minilora.peft import LoraConfig, get_peft_model
+from minilora.training import train_step
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Multiplications and additions of a step's matrix products, and of the update.
+
+    forward            y = x Wᵀ and its like
+    backward_through   what carries the gradient on to the layer below (dx); freezing spares none
+    backward_weights   what makes the gradients of trained weights (dW); freezing spares it
+    update             the optimizer's operations, element by element
+    """
+
+    forward: int
+    backward_through: int
+    backward_weights: int
+    update: int
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward_through + self.backward_weights + self.update
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A step that was not computed: its ledger, its parameters, its multiplications."""
+
+    ledger: Ledger
+    trainable_parameters: int
+    total_parameters: int
+    flops: Flops
+
+
+class _Products:
+    """Sorts the matrix products by what they are for, while a tape is made and gone back over."""
+
+    def __init__(self, account: Any):
+        self.account, self.seen = account, account.flops
+        self.forward = self.through = self.weights = 0
+        self.elementwise = 0  # up to the end of backward
+
+    def _new(self) -> int:
+        made, self.seen = self.account.flops - self.seen, self.account.flops
+        return made
+
+    def recorded(self, op: Function) -> None:
+        made = self._new()
+        kept = vars(op.saved)
+        if type(op).__name__ == "LinearCrossEntropy":
+            # It makes its backward's products at once: of as many multiplications as the forward's.
+            each = made // (1 + ("dx" in kept) + ("dW" in kept))
+            self.through += each * ("dx" in kept)
+            self.weights += each * ("dW" in kept)
+            made = each
+        self.forward += made
+
+    def passed(self, op: Function, gradients: dict[Any, Any]) -> None:
+        made = self._new()
+        trained = [e for e in op.edges if isinstance(e, Tensor)]
+        own = sum(getattr(gradients[e], "product", 0) for e in trained if e in gradients)
+        self.weights += min(own, made)
+        self.through += made - min(own, made)
+        self.elementwise = self.account.elementwise
+
+
+def predict(
+    config: ModelConfig,
+    *,
+    lora: LoraConfig | None = None,
+    batch_size: int = 1,
+    length: int = 2048,
+    targets: int | None = None,
+    dtype: Any = np.float32,
+    accumulate: int = 1,
+) -> Prediction:
+    """A training step of that config, as minilora would take it, with one thread.
+
+    lora      settings of an adapter; None: all weights are trained
+    length    tokens in a row;  targets   those of them with a label; None: all but the first
+
+    Raises ConfigError for sizes that the model has not.
+    """
+    if length > config.max_positions:
+        raise ConfigError(f"length {length} is above this model's context {config.max_positions}")
+    ids = np.zeros((batch_size, length), np.int64)
+    labels = np.full_like(ids, -100)
+    labels[:, length - (length - 1 if targets is None else targets) :] = 0
+    with books() as account, arrays_by(shadow):
+        model: Any = Transformer(config, seed=None, dtype=dtype)
+        if lora is not None:
+            model = get_peft_model(model, lora)
+        optimizer = AdamW(model.parameters())
+        products = _Products(account)
+        with ledger(model, optimizer) as kept, watch(products):
+            train_step(model, optimizer, ids, labels, accumulate=accumulate)
+        flops = Flops(
+            products.forward,
+            products.through,
+            products.weights,
+            account.elementwise - products.elementwise,
+        )
+        return Prediction(kept, model.n_parameters(trainable=True), model.n_parameters(), flops)
