@@ -54,7 +54,7 @@ class Task:
         return {
             "new": exact_match(model, self.validation),
             "old": exact_match(model, self.old_validation) if self.old_validation else None,
-            "general_nll": mean_nll(model, self.text[:8]) if self.text else None,
+            "general_nll": mean_nll(model, self.text) if self.text else None,
         }
 
 
