@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "minilora.accounting.ledger": ["ledger"],
+    "minilora.accounting.predict": ["predict"],
     "minilora.autograd": [
         "Function",
         "Parameter",
@@ -42,6 +44,8 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
+    from minilora.accounting.ledger import ledger
+    from minilora.accounting.predict import predict
     from minilora.autograd import (
         Function,
         Parameter,
@@ -79,9 +83,11 @@ __all__ = [
     "generate",
     "get_peft_model",
     "gradcheck",
+    "ledger",
     "load_base",
     "mean_nll",
     "no_grad",
+    "predict",
     "save_base",
     "tape",
     "train",

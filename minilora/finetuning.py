@@ -56,6 +56,7 @@ def finetune(
     batch_size: int | None = None,
     lr: float | None = None,
     accumulate: int = 1,
+    checkpointing: bool = False,
     seed: int = 0,
     resume: bool = False,
     progress: bool = True,
@@ -64,6 +65,7 @@ def finetune(
 
     lora     settings of the adapter; None: all weights are trained
     steps, batch_size, lr    None: as suits the base
+    accumulate, checkpointing   take each batch in parts; compute blocks again: less memory
     resume   go on from the checkpoint of a run that was stopped
 
     Returns the history and the model. If it was interrupted, only log and checkpoint are saved.
@@ -80,6 +82,7 @@ def finetune(
     examples = read_examples(data, model.tokenizer, model.config.max_positions)
     if lora:
         model = get_peft_model(model, lora, seed=seed)
+    model.gradient_checkpointing_enable(checkpointing)
     optimizer = AdamW(model.parameters(), lr=lr)
     batches = Batches(examples, batch_size, seed=seed, pad_id=model.tokenizer.pad_id)
     check_count("steps", steps)

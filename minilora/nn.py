@@ -6,6 +6,7 @@ leads to it, and the paths are those of Hugging Face's models, so weights go ove
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,23 @@ def training(rng: np.random.Generator) -> Iterator[None]:
         yield
     finally:
         _mode.rng = before
+
+
+def same_draws(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f, drawing the same for dropout each time it is called, and going on from there after."""
+    rng = training_rng()
+    if rng is None:
+        return f
+    before = copy.deepcopy(rng)
+
+    def again(*inputs: Any) -> Any:
+        replay = copy.deepcopy(before)
+        with training(replay):
+            result = f(*inputs)
+        rng.bit_generator.state = replay.bit_generator.state
+        return result
+
+    return again
 
 
 def training_rng() -> np.random.Generator | None:

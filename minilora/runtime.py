@@ -108,7 +108,7 @@ def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return function(item)
 
     with _blas().limit(limits=1, user_api="blas"):
-        futures = [_pool(os.getpid(), len(items)).submit(share, item) for item in items]
+        futures = [_worker(os.getpid(), i).submit(share, item) for i, item in enumerate(items)]
         for future in futures:
             future.exception()  # waits
     return [future.result() for future in futures]
@@ -120,6 +120,9 @@ def _blas() -> ThreadpoolController:
 
 
 @cache
-def _pool(pid: int, size: int) -> ThreadPoolExecutor:
-    """One pool for each process (a fork inherits the object, but not its threads) and size."""
-    return ThreadPoolExecutor(size, thread_name_prefix="minilora")
+def _worker(pid: int, i: int) -> ThreadPoolExecutor:
+    """The thread that takes the i-th share, always the same one.
+
+    One for each process: a fork inherits the object, but not its thread.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix=f"minilora-{i}")

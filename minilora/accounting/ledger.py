@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from minilora.accounting.shadow import Shadow, books_of
-from minilora.autograd import Function, Tensor, watch
+from minilora.autograd import Function, Tensor, tape, watch
 from minilora.nn import current_module
 from minilora.optim import AdamW
 
@@ -68,7 +68,7 @@ class _Tape:
     at_most: list[Entry] = field(default_factory=list)
     gradients: int = 0
     flight: int = 0
-    backwards: int = 0
+    begun: int = 0
     going_back: bool = False
 
 
@@ -96,9 +96,10 @@ class Ledger:
     def recorded(self, op: Function) -> None:
         """Forward has put an operation on the tape of this thread."""
         with self._lock:
-            tape = self._tape()
-            tape.going_back = False
-            module = self._paths.get(current_module(), "")  # type: ignore[arg-type]
+            mine = self._tape()
+            mine.begun += not mine.of_op
+            mine.going_back = False
+            module = self._paths.get(current_module(), "")
             keys = []
             for name, array in vars(op.saved).items():
                 whole = owner(array)
@@ -106,9 +107,9 @@ class Ledger:
                 if key in self._weights:
                     continue
                 keys.append(key)
-                if key in tape.held:
-                    count, entry = tape.held[key]
-                    tape.held[key] = count + 1, entry
+                if key in mine.held:
+                    count, entry = mine.held[key]
+                    mine.held[key] = count + 1, entry
                     continue
                 entry = Entry(
                     "activations",
@@ -120,33 +121,32 @@ class Ledger:
                     str(array.dtype),
                     False,
                 )
-                tape.held[key] = 1, entry
-                tape.now += whole.nbytes
-            tape.of_op[op] = keys
+                mine.held[key] = 1, entry
+                mine.now += whole.nbytes
+            mine.of_op[op] = keys
             self._note("forward", op)
 
     def passed(self, op: Function, gradients: dict[Any, Any]) -> None:
         """Backward has passed an operation of this thread's tape, which let its arrays go."""
         with self._lock:
-            tape = self._tape()
-            if not tape.going_back:
-                tape.going_back = True
-                tape.backwards += 1
-                if tape.now > tape.most:
-                    tape.most = tape.now
-                    tape.at_most = [entry for _, entry in tape.held.values()]
-            for key in tape.of_op.pop(op, []):
-                count, entry = tape.held[key]
+            mine = self._tape()
+            if not mine.going_back:
+                mine.going_back = True
+                if mine.now > mine.most:
+                    mine.most = mine.now
+                    mine.at_most = [entry for _, entry in mine.held.values()]
+            for key in mine.of_op.pop(op, []):
+                count, entry = mine.held[key]
                 if count > 1:
-                    tape.held[key] = count - 1, entry
+                    mine.held[key] = count - 1, entry
                 else:
-                    del tape.held[key]
-                    tape.now -= entry.nbytes
-            leaves = {leaf: g for leaf, g in gradients.items() if isinstance(leaf, Tensor)}
+                    del mine.held[key]
+                    mine.now -= entry.nbytes
+            leaves = {leaf: g for leaf, g in gradients.items() if leaf in self._names}
             self._reached |= leaves.keys()
             held = sum(g.nbytes for g in leaves.values())
-            tape.gradients = max(tape.gradients, held)
-            tape.flight = sum(g.nbytes for g in gradients.values()) - held
+            mine.gradients = max(mine.gradients, held)
+            mine.flight = sum(g.nbytes for g in gradients.values()) - held
             self._note("backward", op)
 
     def _tape(self) -> _Tape:
@@ -176,8 +176,8 @@ class Ledger:
         for p in self._optimizer.parameters():
             for moment, arrays in (("m", self._optimizer.m), ("v", self._optimizer.v)):
                 rows.append(_of("optimizer", self._names.get(p, ""), arrays[p], True, moment))
-        for tape in self._tapes.values():
-            rows += tape.at_most
+        for each in self._tapes.values():
+            rows += each.at_most
         return rows
 
     @property
@@ -187,7 +187,7 @@ class Ledger:
         for entry in self.entries:
             sums[entry.kind] += entry.nbytes
         partial = sum(t.gradients for t in self._tapes.values())
-        parts = sum(t.backwards for t in self._tapes.values())
+        parts = sum(t.begun for t in self._tapes.values())
         # Where a batch is taken in parts, the sum so far stands beside what is being added to it.
         kept = 0 if parts > len(self._tapes) else sums["gradients"]
         sums["buffers"] = max(0, partial - kept)
@@ -256,3 +256,10 @@ def owner(array: Any) -> Any:
 
 def _of(kind: str, path: str, array: Any, trained: bool, name: str = "") -> Entry:
     return Entry(kind, path, "", name, array.nbytes, tuple(array.shape), str(array.dtype), trained)
+
+
+def activation_bytes(loss: Tensor, model: Any) -> int:
+    """Bytes of the arrays on the tape of `loss` that the model's weights are not."""
+    weights = {id(owner(p.data)) for p in model.parameters()}
+    kept = {id(w): w for op in tape(loss) for w in map(owner, vars(op.saved).values())}
+    return sum(array.nbytes for key, array in kept.items() if key not in weights)

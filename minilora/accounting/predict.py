@@ -94,6 +94,7 @@ def predict(
     targets: int | None = None,
     dtype: Any = np.float32,
     accumulate: int = 1,
+    checkpointing: bool = False,
 ) -> Prediction:
     """A training step of that config, as minilora would take it, with one thread.
 
@@ -111,6 +112,7 @@ def predict(
         model: Any = Transformer(config, seed=None, dtype=dtype)
         if lora is not None:
             model = get_peft_model(model, lora)
+        model.gradient_checkpointing_enable(checkpointing)
         optimizer = AdamW(model.parameters())
         products = _Products(account)
         with ledger(model, optimizer) as kept, watch(products):

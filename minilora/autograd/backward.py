@@ -103,7 +103,8 @@ def _seed(loss: Tensor, gradient: Any) -> np.ndarray:
                 "without one it starts from a scalar only (a loss: use .mean() or .sum())"
             )
         return np.ones_like(loss.data)
-    given = gradient.data if isinstance(gradient, Tensor) else np.asarray(gradient)
+    given = gradient.data if isinstance(gradient, Tensor) else gradient
+    given = given if is_array(given) else np.asarray(given)
     if given.shape != loss.shape:
         raise ShapeError(
             f"gradient has shape {given.shape}, the tensor {loss.shape}: must be equal"

@@ -47,6 +47,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="take each batch in N parts: the same gradient, less memory",
     )
+    parser.add_argument(
+        "--checkpointing",
+        action="store_true",
+        help="compute each block again in backward: slower, far less memory",
+    )
     parser.add_argument("--lr", type=number(0), help="highest learning rate; default: as suits")
     parser.add_argument(
         "--seed", type=whole(0), default=0, metavar="N", help="of data order and A; default 0"
@@ -78,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         lr=options.lr,
         accumulate=options.accumulate,
+        checkpointing=options.checkpointing,
         seed=options.seed,
         resume=options.resume,
     )

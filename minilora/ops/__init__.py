@@ -6,12 +6,14 @@ function named after it (`ops.linear(x, W)`), and the simplest through Tensor's 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from minilora.autograd import Tensor
+from minilora.autograd import Tensor, grad_enabled
 from minilora.ops.attention import Attention
+from minilora.ops.checkpoint import Checkpoint
 from minilora.ops.cross_entropy import IGNORE, CrossEntropy, LinearCrossEntropy, count_targets
 from minilora.ops.dropout import Dropout
 from minilora.ops.elementwise import (
@@ -76,6 +78,18 @@ def concatenate(xs: Any, axis: int = 0) -> Tensor:
     return Concatenate.apply(*xs, axis=axis)
 
 
+def checkpoint(f: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    """f(x), keeping x alone: backward computes f again. The gradients are the same to the bit.
+
+    f            gives the same each time it is called on the same x
+    parameters   the leaves that f reads
+    """
+    leaves = [p for p in parameters if p.requires_grad]
+    if not grad_enabled() or not (leaves or x.requires_grad):
+        return f(x)
+    return Checkpoint.apply(x, *leaves, f=f, leaves=leaves)
+
+
 def _flat(numbers: tuple) -> tuple:
     return tuple(numbers[0]) if len(numbers) == 1 and np.ndim(numbers[0]) else numbers
 
@@ -114,6 +128,7 @@ _teach_tensor_arithmetic()
 __all__ = [
     "IGNORE",
     "Attention",
+    "Checkpoint",
     "Concatenate",
     "CrossEntropy",
     "Dropout",
@@ -126,6 +141,7 @@ __all__ = [
     "SwiGLU",
     "add",
     "attention",
+    "checkpoint",
     "concatenate",
     "count_targets",
     "cross_entropy",

@@ -109,6 +109,11 @@ def _examples() -> Iterator[Example]:
     yield Example(
         "dropout", lambda x: ops.dropout(x, p=0.4, rng=np.random.default_rng(7)), {"x": n(3, 4)}
     )
+    yield Example(
+        "checkpoint",
+        lambda x, W: ops.checkpoint(lambda t: ops.tanh(ops.linear(t, W)), x, [W]),
+        {"x": n(2, 3, 4), "W": n(5, 4)},
+    )
     W = np.random.default_rng(1).standard_normal((5, 4))
     bypass = {"x": n(2, 3, 4), "A": n(2, 4), "B": n(5, 2)}
     yield Example(
