@@ -52,8 +52,10 @@ _STYLE: Any = {
 
 
 @contextmanager
-def figure(columns: int, *, width: float = 12, height: float = 4) -> Iterator[tuple[Any, Any]]:
-    """A figure with so many panels side by side, in the one look; closed at the end.
+def figure(
+    columns: int, *, rows: int = 1, width: float = 12, height: float = 4
+) -> Iterator[tuple[Any, Any]]:
+    """A figure with so many panels, in the one look; the figure, and its panels as subplots gives.
 
     matplotlib is imported here and nowhere else. The figure is drawn without a screen.
     """
@@ -64,7 +66,7 @@ def figure(columns: int, *, width: float = 12, height: float = 4) -> Iterator[tu
     with matplotlib.rc_context(_STYLE):
         fig = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(fig)
-        yield fig, fig.subplots(1, columns)
+        yield fig, fig.subplots(rows, columns)
 
 
 FORMATS = ("png", "svg", "pdf")

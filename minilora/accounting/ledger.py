@@ -193,6 +193,16 @@ class Ledger:
         sums["buffers"] = max(0, partial - kept)
         return {kind: sums[kind] for kind in KINDS}
 
+    def curve(self, points: int = 200) -> list[list[float]]:
+        """[share of the step's operations done, bytes held]: forward rises, backward falls."""
+        standing = self.totals["weights"] + self.totals["optimizer"]
+        n = len(self.timeline)
+        chosen = sorted({round(i * (n - 1) / max(1, points - 1)) for i in range(min(points, n))})
+        return [
+            [(i + 1) / n, standing + m.activations + m.gradients + m.buffers]
+            for i, m in ((i, self.timeline[i]) for i in chosen)
+        ]
+
     def by_owner(self, kind: str = "activations") -> dict[str, int]:
         """Bytes of one kind by owner, the largest first."""
         sums: Counter[str] = Counter()

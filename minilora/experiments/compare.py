@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import minilora
-from minilora.accounting import measure_step
+from minilora.accounting import ledger
 from minilora.autograd import no_grad
 from minilora.bases import load_base, save_base
 from minilora.data.batches import Batches, collate
@@ -31,7 +31,7 @@ from minilora.optim import AdamW, Schedule
 from minilora.peft import LoraConfig, PeftModel, get_peft_model
 from minilora.peft.lora import check_config
 from minilora.runtime import keep_memory, n_threads
-from minilora.training import History, train
+from minilora.training import History, train, train_step
 
 METHODS = ("full", "lora")
 _GLANCES = 10
@@ -149,10 +149,20 @@ def _run(
         with model.disable_adapter():
             row |= {f"{k}_adapter_off": v for k, v in task.score(model).items()}
             row["base_restored"] = np.array_equal(_probe(model, task), probe)
-    row["bytes"] = measure_step(model, optimizer, *batches[0]).as_dict()
+    row |= _books(model, optimizer, batches[0])
+    model.gradient_checkpointing_enable()
+    row["checkpointing"] = _books(model, optimizer, batches[0])
+    model.gradient_checkpointing_enable(False)
     if isinstance(model, PeftModel):
         row["base_restored"] &= weights_hash(model.unload()) == fingerprint
     return row
+
+
+def _books(model: Any, optimizer: AdamW, batch: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """One more step, with the ledger open: bytes by kind, and over the course of the step."""
+    with ledger(model, optimizer) as kept:
+        train_step(model, optimizer, *batch)
+    return {"bytes": {**kept.totals, "peak": kept.peak}, "timeline": kept.curve()}
 
 
 def _tune(

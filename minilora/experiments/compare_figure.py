@@ -9,7 +9,7 @@ from minilora import plots
 
 
 def draw(report: dict[str, Any], path: str | Path) -> None:
-    """Three panels from a report of `compare`, written as the path's ending says."""
+    """Four panels from a report of `compare`, written as the path's ending says."""
     s = report["settings"]
     caption = (
         f"base {s['base']}, task {s['task']}, LoRA r={s['rank']} α={s['alpha']:g} on "
@@ -17,10 +17,11 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
         + ", ".join(f"{plots.NAMES[m['method']]} lr {m['lr']:g}" for m in report["methods"])
         + f", replay {s['replay']:.0%}, seed {s['seed']}"
     )
-    with plots.figure(3, width=13, height=4.2) as (fig, axes):
-        _bytes(axes[0], report["methods"])
-        _learning(axes[1], report["methods"])
-        _forgetting(axes[2], report["methods"])
+    with plots.figure(2, rows=2, width=11, height=7.6) as (fig, axes):
+        _bytes(axes[0, 0], report["methods"])
+        _course(axes[0, 1], report["methods"])
+        _learning(axes[1, 0], report["methods"])
+        _forgetting(axes[1, 1], report["methods"])
         plots.save(fig, path, caption)
 
 
@@ -50,6 +51,19 @@ def _bytes(ax: Any, methods: list[dict[str, Any]]) -> None:
     ax.set_ylim(len(rows) - 0.4, -1.35)
     ax.legend(loc="upper left", ncols=2, fontsize=9, handlelength=1.4, columnspacing=1)
     ax.set_title("Memory of a training step, by kind")
+
+
+def _course(ax: Any, methods: list[dict[str, Any]]) -> None:
+    courses = [(plots.NAMES[m["method"]], plots.METHODS[m["method"]][1], m) for m in methods]
+    courses += [("LoRA, checkpointing", ":", m["checkpointing"]) for m in methods[1:]]
+    size, unit = plots.unit(max(y for _, _, m in courses for _, y in m["timeline"]))
+    for name, dash, m in courses:
+        x, y = zip(*m["timeline"], strict=True)
+        ax.plot([100 * v for v in x], [v / size for v in y], dash, color=plots.INK, label=name)
+    ax.set(xlabel="operations of the step done, %", ylabel=f"held, {unit}", xlim=(0, 100))
+    ax.set_ylim(0, ax.get_ylim()[1] * 1.25)
+    ax.set_title("The same over the step: forward rises, backward falls")
+    ax.legend(loc="upper right", ncols=3, fontsize=9, columnspacing=1)
 
 
 def _learning(ax: Any, methods: list[dict[str, Any]]) -> None:

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from minilora.accounting import measure_step
 from minilora.bases import load_base
 from minilora.data import skills
 from minilora.errors import ConfigError
@@ -13,9 +12,10 @@ from minilora.experiments import compare as experiment
 from minilora.experiments.compare import Settings, check_settings, compare, weights_hash
 from minilora.experiments.tasks import default_task, load_task
 from minilora.peft import PeftModel, get_peft_model
+from minilora.training import train_step
 
 SHORT = Settings(steps=6, batch_size=8, replay=0.25, seed=1)
-KINDS = ["weights", "gradients", "optimizer", "activations", "peak"]
+KINDS = ["weights", "gradients", "optimizer", "activations", "buffers", "peak"]
 
 
 ALL_EXAMPLES = skills.examples
@@ -147,12 +147,12 @@ def test_a_base_that_is_not_restored_is_reported(monkeypatch, when):
 
     def spoiling(model, *rest):
         model.model.model.norm.weight.data[3] += 1
-        return measure_step(model, *rest)
+        return train_step(model, *rest)
 
     if when == "while training":
         monkeypatch.setattr(experiment, "get_peft_model", leaky)
     else:
-        monkeypatch.setattr(experiment, "measure_step", spoiling)
+        monkeypatch.setattr(experiment, "train_step", spoiling)
     monkeypatch.setattr(experiment, "METHODS", ("lora",))
     (row,) = compare(Settings(steps=1, batch_size=4), progress=False)["methods"]
     assert row["base_restored"] is False

@@ -2,11 +2,12 @@
 
 import gc
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from minilora.accounting import StepBytes, activation_bytes, measure_step
+from minilora.accounting import activation_bytes, ledger
 from minilora.autograd import tape
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, get_peft_model
@@ -28,6 +29,13 @@ def make(tiny):
         return tiny(**options) if method == "full" else get_peft_model(tiny(**options), LORA)
 
     return model
+
+
+def measure_step(model, optimizer, ids, labels):
+    """The ledger's sums over one step."""
+    with ledger(model, optimizer) as kept:
+        train_step(model, optimizer, ids, labels)
+    return SimpleNamespace(**kept.totals, peak=kept.peak)
 
 
 def held_by_numpy():
@@ -123,10 +131,11 @@ def test_peak_is_at_least_the_parts_that_are_there_together(make, large_batch, m
 def test_lora_holds_less_of_each_kind_but_the_weights(make, large_batch, threads):
     threads(1)  # how full two are at once is not the same every time
     full, lora = (
-        measure_step(m, AdamW(m.parameters()), *large_batch).as_dict()
+        vars(measure_step(m, AdamW(m.parameters()), *large_batch))
         for m in (make("full"), make("lora"))
     )
-    assert list(full) == ["weights", "gradients", "optimizer", "activations", "peak"]
+    kinds = ["weights", "gradients", "optimizer", "activations", "buffers", "peak"]
+    assert list(full) == kinds
     assert lora["weights"] == full["weights"] + lora["gradients"]
     for kind in ("gradients", "optimizer", "activations", "peak"):
         assert lora[kind] < full[kind]
@@ -136,7 +145,7 @@ def test_lora_holds_less_of_each_kind_but_the_weights(make, large_batch, threads
 def test_the_step_that_is_measured_is_a_step_like_any_other(make, large_batch, method, fingerprint):
     measured, stepped = make(method), make(method)
     optimizers = AdamW(measured.parameters()), AdamW(stepped.parameters())
-    assert isinstance(measure_step(measured, optimizers[0], *large_batch), StepBytes)
+    measure_step(measured, optimizers[0], *large_batch)
     train_step(stepped, optimizers[1], *large_batch)
     assert fingerprint(measured.state_dict()) == fingerprint(stepped.state_dict())
     assert optimizers[0].t == optimizers[1].t == 1
@@ -168,7 +177,7 @@ def test_a_step_that_fails_stops_the_tracing(make, large_batch, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError
 
-    monkeypatch.setattr("minilora.accounting.measure.train_step", fail)
+    monkeypatch.setattr(f"{__name__}.train_step", fail)
     with pytest.raises(RuntimeError):
         measure_step(model, optimizer, *large_batch)
     assert not tracemalloc.is_tracing()
