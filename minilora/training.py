@@ -43,6 +43,7 @@ def train_step(
     max_grad_norm: float | None = None,
     accumulate: int = 1,
     seed: int = 0,
+    threads: int | None = None,
 ) -> float:
     """One whole step: forward, loss, backward, update. Returns the loss, a mean in nats a token.
 
@@ -51,12 +52,15 @@ def train_step(
     accumulate      take the batch in this many parts, one after the other: the same gradient,
                     less memory
     seed            of dropout in this step
+    threads         that share the rows; None: as many as `runtime.n_threads()`
 
     Raises NonFiniteError, before the update, naming what was not finite; DataError if no token is
     labelled; and whatever the model raises. The parameters are then as they were.
     """
     keep_memory()
-    loss, gradients = loss_and_gradients(model, ids, labels, accumulate=accumulate, seed=seed)
+    loss, gradients = loss_and_gradients(
+        model, ids, labels, accumulate=accumulate, seed=seed, threads=threads
+    )
     if not any(p in gradients for p in optimizer.parameters()):
         raise ConfigError(
             "the optimizer trains none of the parameters that have a gradient; make it after "
@@ -70,7 +74,13 @@ def train_step(
 
 
 def loss_and_gradients(
-    model: Any, ids: np.ndarray, labels: np.ndarray, *, accumulate: int = 1, seed: int = 0
+    model: Any,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    *,
+    accumulate: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
 ) -> tuple[float, Gradients]:
     """The loss of a batch, and its gradient for every trainable parameter, as values.
 
@@ -102,7 +112,7 @@ def loss_and_gradients(
 
     total, gradients = 0.0, Gradients()
     for part in split(len(ids), accumulate):
-        pieces = split(part.stop - part.start, n_threads())
+        pieces = split(part.stop - part.start, threads or n_threads())
         rows = [slice(part.start + p.start, part.start + p.stop) for p in pieces]
         for loss, grads in parallel(share, rows):
             total += loss

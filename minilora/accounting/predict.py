@@ -95,10 +95,12 @@ def predict(
     dtype: Any = np.float32,
     accumulate: int = 1,
     checkpointing: bool = False,
+    threads: int = 1,
 ) -> Prediction:
-    """A training step of that config, as minilora would take it, with one thread.
+    """A training step of that config, as minilora would take it.
 
     lora      settings of an adapter; None: all weights are trained
+    threads   that share the rows; with more than one the peak depends on which is how far when
     length    tokens in a row;  targets   those of them with a label; None: all but the first
 
     Raises ConfigError for sizes that the model has not.
@@ -116,7 +118,7 @@ def predict(
         optimizer = AdamW(model.parameters())
         products = _Products(account)
         with ledger(model, optimizer) as kept, watch(products):
-            train_step(model, optimizer, ids, labels, accumulate=accumulate)
+            train_step(model, optimizer, ids, labels, accumulate=accumulate, threads=threads)
         flops = Flops(
             products.forward,
             products.through,

@@ -159,9 +159,12 @@ def _run(
 
 
 def _books(model: Any, optimizer: AdamW, batch: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """One more step, with the ledger open: bytes by kind, and over the course of the step."""
+    """One more step, with the ledger open: bytes by kind, and over the course of the step.
+
+    With one thread: with more, what is held at once depends on which of them is how far.
+    """
     with ledger(model, optimizer) as kept:
-        train_step(model, optimizer, *batch)
+        train_step(model, optimizer, *batch, threads=1)
     return {"bytes": {**kept.totals, "peak": kept.peak}, "timeline": kept.curve()}
 
 
