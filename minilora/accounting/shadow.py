@@ -122,7 +122,7 @@ class Shadow(NDArrayOperatorsMixin):
             account.elementwise += math.prod(shape)
         if options.get("out") is not None:
             return options["out"][0]
-        made = shadow(shape, options.get("dtype") or _result_type(ufunc, inputs))
+        made = shadow(shape, options.get("dtype") or _result_type(ufunc, method, inputs))
         made.product = product
         return made
 
@@ -253,11 +253,11 @@ def _call_shape(ufunc: np.ufunc, shapes: list[tuple]) -> tuple[int, ...]:
     return np.broadcast_shapes(*shapes)
 
 
-def _result_type(ufunc: np.ufunc, inputs: Sequence[Any]) -> np.dtype:
+def _result_type(ufunc: np.ufunc, method: str, inputs: Sequence[Any]) -> np.dtype:
     """The type that the ufunc gives for inputs of these types."""
-    kinds = [x.dtype if hasattr(x, "dtype") else type(x) for x in inputs[: ufunc.nin]]
-    if len(kinds) < ufunc.nin:  # a reduction: of its one input with itself
-        kinds *= 2
+    kinds = [x.dtype if hasattr(x, "dtype") else type(x) for x in inputs]
+    if method != "__call__":  # a reduction: of its one input with itself
+        kinds = kinds[:1] * 2
     return ufunc.resolve_dtypes((*kinds, *[None] * ufunc.nout))[-1]
 
 

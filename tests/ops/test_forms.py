@@ -282,7 +282,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=[c.op for c in CASES])
 
 
 def test_every_operation_is_held_against_its_formula():
-    assert {c.op for c in CASES} == {e.op for e in examples()} - {"dropout"}
+    assert {c.op for c in CASES} == {e.op for e in examples()} - {"dropout", "checkpoint"}
 
 
 @every_case
