@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import Tensor, grad_enabled
-from minilora.ops.attention import Attention
+from minilora.ops.attention import Attention, BlockAttention
 from minilora.ops.checkpoint import Checkpoint
 from minilora.ops.cross_entropy import IGNORE, CrossEntropy, LinearCrossEntropy, count_targets
 from minilora.ops.dropout import Dropout
@@ -42,7 +42,7 @@ add, sub, mul, div, neg = Add.apply, Sub.apply, Mul.apply, Div.apply, Neg.apply
 exp, log, tanh, sigmoid, silu = Exp.apply, Log.apply, Tanh.apply, Sigmoid.apply, SiLU.apply
 matmul, linear = MatMul.apply, Linear.apply
 embedding, rms_norm, rotary = Embedding.apply, RMSNorm.apply, Rotary.apply
-attention, swiglu = Attention.apply, SwiGLU.apply
+swiglu = SwiGLU.apply
 softmax, log_softmax = Softmax.apply, LogSoftmax.apply
 cross_entropy, linear_cross_entropy = CrossEntropy.apply, LinearCrossEntropy.apply
 dropout = Dropout.apply
@@ -76,6 +76,19 @@ def transpose(x: Any, *axes: Any) -> Tensor:
 def concatenate(xs: Any, axis: int = 0) -> Tensor:
     """Tensors end to end along `axis`."""
     return Concatenate.apply(*xs, axis=axis)
+
+
+# Queries beyond which p, B·H·T·S numbers, is not kept but computed again, block by block.
+LONG = 256
+
+
+def attention(
+    q: Any, k: Any, v: Any, *, start: np.ndarray | None = None, block: int | None = None
+) -> Tensor:
+    """Causal attention: the plain form, or in blocks of queries if there are many (or as asked)."""
+    if block is None and q.shape[2] <= LONG:
+        return Attention.apply(q, k, v, start=start)
+    return BlockAttention.apply(q, k, v, start=start, block=block or 128)
 
 
 def checkpoint(f: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterable[Tensor]) -> Tensor:
@@ -128,6 +141,7 @@ _teach_tensor_arithmetic()
 __all__ = [
     "IGNORE",
     "Attention",
+    "BlockAttention",
     "Checkpoint",
     "Concatenate",
     "CrossEntropy",

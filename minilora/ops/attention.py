@@ -6,6 +6,8 @@ arXiv 2305.13245.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from minilora.autograd import Function
@@ -27,14 +29,7 @@ class Attention(Function):
 
     def forward(ctx, q, k, v, *, start=None):
         _check(q, k, v)
-        B, H, T, D = q.shape
-        _, K, S, _ = k.shape
-        ctx.group, ctx.scale = H // K, D**-0.5
-        q = q.reshape(B, K, ctx.group * T, D)  # the query heads of a key head, one below another
-        s = (q @ k.swapaxes(-1, -2)).reshape(B, K, ctx.group, T, S)
-        s *= ctx.scale
-        s += _mask(T, S, start, q.dtype)
-        p = softmax(s).reshape(B, K, ctx.group * T, S)
+        p = _shares(q, k, start)
         n = ctx.needs
         ctx.save(
             p=p if n.q or n.k or n.v else None,
@@ -42,23 +37,96 @@ class Attention(Function):
             k=k if n.q else None,
             v=v if n.q or n.k else None,
         )
-        return (p @ v).reshape(B, H, T, D)
+        return (p @ v).reshape(q.shape)
 
     def backward(ctx, dy):
-        B, H, T, D = dy.shape
         p = ctx.saved.p
-        dy = dy.reshape(B, H // ctx.group, ctx.group * T, D)
+        shape, scale = dy.shape, dy.shape[-1] ** -0.5
+        dy = _stacked(dy, p.shape[1])
         dq = dk = dv = None
         if ctx.needs.v:
             dv = p.swapaxes(-1, -2) @ dy
         if ctx.needs.q or ctx.needs.k:
             ds = softmax_backward(dy @ ctx.saved.v.swapaxes(-1, -2), p)
-            ds *= ctx.scale
+            ds *= scale
             if ctx.needs.q:
-                dq = (ds @ ctx.saved.k).reshape(B, H, T, D)
+                dq = (ds @ ctx.saved.k).reshape(shape)
             if ctx.needs.k:
-                dk = ds.swapaxes(-1, -2) @ ctx.saved.q
+                dk = ds.swapaxes(-1, -2) @ _stacked(ctx.saved.q, p.shape[1])
         return dq, dk, dv
+
+
+class BlockAttention(Function):
+    """The same, a block of queries at a time: memory grows with the length, not with its square.
+
+    Each block sees whole rows of scores, up to its own last key, so its softmax is the plain one;
+    what a longer block would compute beyond that key and mask away is not computed at all. After
+    Dao et al., "FlashAttention", arXiv 2205.14135; what they split along the keys as well, with a
+    running softmax, is for a GPU's small fast memory.
+
+    Kept: q, k and v. p is computed again in backward, which costs one product of four.
+    """
+
+    def forward(ctx, q, k, v, *, start=None, block=128):
+        _check(q, k, v)
+        ctx.start, ctx.block = start, block
+        n = ctx.needs
+        wanted = n.q or n.k or n.v
+        ctx.save(
+            q=q if wanted else None,
+            k=k if wanted else None,
+            v=v if n.q or n.k else None,
+        )
+        y = np.empty_like(q)
+        for rows, keys in _blocks(q, k, block):
+            p = _shares(q[:, :, rows], k[:, :, keys], start)
+            y[:, :, rows] = (p @ v[:, :, keys]).reshape(q[:, :, rows].shape)
+        return y
+
+    def backward(ctx, dy):
+        q, k, n = ctx.saved.q, ctx.saved.k, ctx.needs
+        K, scale = k.shape[1], q.shape[-1] ** -0.5
+        dq = np.empty_like(q) if n.q else None
+        dk = np.zeros_like(k) if n.k else None
+        dv = np.zeros_like(k) if n.v else None
+        for rows, keys in _blocks(q, k, ctx.block):
+            p = _shares(q[:, :, rows], k[:, :, keys], ctx.start)
+            dyb = _stacked(dy[:, :, rows], K)
+            if dv is not None:
+                dv[:, :, keys] += p.swapaxes(-1, -2) @ dyb
+            if dq is None and dk is None:
+                continue
+            ds = softmax_backward(dyb @ ctx.saved.v[:, :, keys].swapaxes(-1, -2), p)
+            ds *= scale
+            if dq is not None:
+                dq[:, :, rows] = (ds @ k[:, :, keys]).reshape(dy[:, :, rows].shape)
+            if dk is not None:
+                dk[:, :, keys] += ds.swapaxes(-1, -2) @ _stacked(q[:, :, rows], K)
+        return dq, dk, dv
+
+
+def _blocks(q: np.ndarray, k: np.ndarray, size: int) -> Iterator[tuple[slice, slice]]:
+    """Runs of queries, each with the keys that the last of the run may see."""
+    T, S = q.shape[2], k.shape[2]
+    for first in range(0, T, size):
+        last = min(first + size, T)
+        yield slice(first, last), slice(0, S - T + last)
+
+
+def _stacked(q: np.ndarray, K: int) -> np.ndarray:
+    """(B, H, T, D) as (B, K, H/K · T, D): the query heads of a key head one below another."""
+    B, H, T, D = q.shape
+    return q.reshape(B, K, H // K * T, D)
+
+
+def _shares(q: np.ndarray, k: np.ndarray, start: np.ndarray | None) -> np.ndarray:
+    """p = softmax(q kᵀ / √D + mask), (B, K, H/K · T, S), for the last T of S places."""
+    B, H, T, D = q.shape
+    _, K, S, _ = k.shape
+    s = (_stacked(q, K) @ k.swapaxes(-1, -2)).reshape(B, K, H // K, T, S)
+    s *= D**-0.5
+    s += _mask(T, S, start, q.dtype)
+    return softmax(s).reshape(B, K, H // K * T, S)
 
 
 def _mask(T: int, S: int, start: np.ndarray | None, dtype: np.dtype) -> np.ndarray:

@@ -95,6 +95,12 @@ def _examples() -> Iterator[Example]:
     yield Example("attention", ops.attention, heads)
     padded = np.array([1, 0])
     yield Example("attention", lambda q, k, v: ops.attention(q, k, v, start=padded), heads)
+    yield Example("attention", lambda q, k, v: ops.attention(q, k, v, block=2), heads)
+    yield Example(
+        "attention",
+        lambda q, k, v: ops.attention(q, k, v, start=padded, block=2),
+        heads,
+    )
     yield Example("swiglu", ops.swiglu, {"g": n(2, 3, 4), "u": n(2, 3, 4)})
     yield Example("softmax", ops.softmax, {"x": n(2, 3, 4)})
     yield Example("log_softmax", ops.log_softmax, {"x": n(2, 3, 4)})

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minilora import ops
 from minilora.autograd import Tensor, backward, tape
@@ -146,3 +148,38 @@ def test_shapes_that_do_not_fit_are_all_named(shapes):
         attend(*(np.ones(shape) for shape in shapes))
     words = ["Attention", *map(str, shapes), "K dividing H", "T <= S"]
     assert [w for w in words if w not in str(caught.value)] == []
+
+
+@given(
+    st.integers(1, 3), st.integers(1, 2), st.integers(1, 3), st.integers(1, 9), st.integers(0, 4),
+    st.integers(1, 10), st.booleans(),
+)  # fmt: skip
+def test_blocks_give_what_the_plain_form_gives(B, K, group, T, before, block, padded):
+    rng = np.random.default_rng(0)
+    shapes = [(B, K * group, T, 4), (B, K, T + before, 4), (B, K, T + before, 4)]
+    arrays = [rng.standard_normal(shape) for shape in shapes]
+    start = rng.integers(0, T + before, B) if padded else None
+    dy = rng.standard_normal(shapes[0])
+
+    def run(attention):
+        leaves = [Tensor(a, requires_grad=True) for a in arrays]
+        y = attention(leaves)
+        gradients = backward(y, dy)
+        return [y.data, *(gradients[leaf] for leaf in leaves)]
+
+    plain = run(lambda leaves: ops.Attention.apply(*leaves, start=start))
+    blocks = run(lambda leaves: ops.attention(*leaves, start=start, block=block))
+    for one, other in zip(plain, blocks, strict=True):
+        assert np.abs(one - other).max() <= 1e-12
+
+
+def test_long_sequences_are_taken_in_blocks_and_keep_no_square():
+    def kept(T):
+        q = Tensor(np.ones((1, 2, T, 4), np.float32), requires_grad=True)
+        (op,) = tape(ops.attention(q, Tensor(q.data), Tensor(q.data)))
+        return type(op), sum(a.nbytes for a in vars(op.saved).values())
+
+    assert kept(ops.LONG)[0] is ops.Attention
+    form, nbytes = kept(ops.LONG + 1)
+    assert form is ops.BlockAttention
+    assert nbytes == 3 * 4 * 2 * 4 * (ops.LONG + 1)

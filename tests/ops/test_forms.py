@@ -235,6 +235,13 @@ CASES = [
         [n(2, 4, 2, 6), n(2, 1, 5, 6), n(2, 1, 5, 6)],
     ),
     Case(
+        "attention",
+        lambda q, k, v: ops.attention(q, k, v, block=2),
+        attention,
+        torch_attention,
+        [n(2, 4, 3, 6), n(2, 2, 3, 6), n(2, 2, 3, 6)],
+    ),
+    Case(
         "swiglu",
         ops.swiglu,
         lambda g, u: g * sigmoid(g) * u,
