@@ -127,6 +127,12 @@ class Module:
             module = children[name]
         return module
 
+    def set_submodule(self, path: str, module: Module) -> None:
+        """Put a module in the place of the one at a path. ConfigError if there is none."""
+        parent, _, name = path.rpartition(".")
+        self.get_submodule(path)
+        setattr(self.get_submodule(parent), name, module)
+
     def requires_grad_(self, wanted: bool = True) -> Module:
         """Freeze or thaw everything in here. Returns the module."""
         for p in self.parameters():

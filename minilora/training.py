@@ -7,14 +7,9 @@ was stopped and resumed ends with the same bits as one that was not.
 
 from __future__ import annotations
 
-import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +18,17 @@ from tqdm.auto import tqdm
 
 from minilora.autograd import Parameter, backward
 from minilora.data.batches import Batches
-from minilora.errors import ConfigError, DataError, FormatError, NonFiniteError
-from minilora.files.atomic import whole_file
-from minilora.files.json_files import append_json_line
-from minilora.files.safetensors import read_metadata, read_tensors, write_tensors
+from minilora.errors import ConfigError, DataError, NonFiniteError
 from minilora.ops import count_targets
 from minilora.optim import AdamW, Schedule, clip_gradients, global_norm
+from minilora.resuming import (
+    History,
+    begin_log,
+    ctrl_c,
+    load_checkpoint,
+    log_step,
+    save_checkpoint,
+)
 from minilora.runtime import keep_memory, n_threads, parallel, split
 
 Gradients = dict[Parameter, np.ndarray]
@@ -137,15 +137,6 @@ def check_finite(model: Any, loss: float, gradients: Mapping[Any, np.ndarray], s
         raise NonFiniteError(f"step {step}: the gradient of {what} is not finite; {advice}")
 
 
-@dataclass
-class History:
-    """What a run has gone through: the loss and the seconds of each step."""
-
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    interrupted: bool = False
-
-
 def train(
     model: Any,
     optimizer: AdamW,
@@ -186,7 +177,7 @@ def train(
         history = load_checkpoint(checkpoint, model, optimizer, settings)
     first = len(history.losses)
     if log is not None:
-        _shorten(Path(log), first)
+        begin_log(Path(log), first)
     bar = tqdm(
         range(first, steps),
         desc=progress,
@@ -197,7 +188,7 @@ def train(
         dynamic_ncols=True,
         leave=False,
     )
-    with _ctrl_c() as wanted, bar:
+    with ctrl_c() as wanted, bar:
         for step in bar:
             if schedule is not None:
                 schedule.apply(optimizer, step)
@@ -214,16 +205,7 @@ def train(
             history.seconds.append(time.perf_counter() - began)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             if log is not None:
-                lr = optimizer.groups[0]["lr"]
-                append_json_line(
-                    log,
-                    {
-                        "step": step + 1,
-                        "loss": loss,
-                        "lr": lr,
-                        "seconds": round(history.seconds[-1], 4),
-                    },
-                )
+                log_step(log, history, optimizer.groups[0]["lr"])
             if after_step is not None:
                 after_step(step + 1, loss)
             history.interrupted = wanted.is_set()
@@ -235,90 +217,12 @@ def train(
     return history
 
 
-def save_checkpoint(
-    path: str | Path,
-    model: Any,
-    optimizer: AdamW,
-    history: History,
-    settings: Mapping[str, Any] | None = None,
-) -> None:
-    """Everything a run needs to go on, in one safetensors file, whole or not at all."""
-    arrays = {f"model.{n}": p.data for n, p in model.named_parameters() if p.requires_grad}
-    arrays |= {f"optimizer.{n}": a for n, a in optimizer.state_dict().items()}
-    said = json.dumps({"losses": history.losses, "seconds": history.seconds})
-    about = {"format": "minilora checkpoint", "history": said}
-    write_tensors(path, arrays, about | {"settings": json.dumps(settings or {})})
-
-
-def load_checkpoint(
-    path: str | Path, model: Any, optimizer: AdamW, settings: Mapping[str, Any] | None = None
-) -> History:
-    """Put a saved state into model and optimizer. FormatError if it is of another run."""
-    said, arrays = read_metadata(path), read_tensors(path)
-    if said.get("format") != "minilora checkpoint":
-        raise FormatError(f"{path} is not a checkpoint of minilora")
-    trainable = {f"model.{n}": p for n, p in model.named_parameters() if p.requires_grad}
-    found = {n: a.shape for n, a in arrays.items() if n.startswith("model.")}
-    if found != {n: p.shape for n, p in trainable.items()}:
-        raise FormatError(
-            f"{path} is the checkpoint of another run: it trains other parameters "
-            "than this one; take another --out, or leave --resume out"
-        )
-    saved = json.loads(said.get("settings", "{}"))
-    now = json.loads(json.dumps(settings or {}))
-    for name in now:
-        if name in saved and saved[name] != now[name]:
-            raise FormatError(
-                f"{path} is of a run with {name} {saved[name]!r}, not {now[name]!r}: go on with "
-                "the same settings, or leave --resume out"
-            )
-    try:
-        history = History(**json.loads(said["history"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path} does not say how far its run had come; it is damaged") from error
-    optimizer.load_state_dict(
-        {n.removeprefix("optimizer."): a for n, a in arrays.items() if n.startswith("optimizer.")}
-    )
-    for name, p in trainable.items():
-        p.data[...] = arrays[name]
-    return history
-
-
 def check_count(name: str, value: Any) -> None:
     """ConfigError if `value` is no whole number from 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} {value!r} must be a whole number from 1")
 
 
-def _shorten(log: Path, n: int) -> None:
-    """Keep the first n lines: a run that died had gone on after its last checkpoint."""
-    if log.exists():
-        lines = log.read_bytes().splitlines(keepends=True)[:n]
-        with whole_file(log) as file:
-            file.writelines(lines)
-
-
 def _step_seed(seed: int, step: int) -> int:
     """A seed for the dropout of one step."""
     return seed * 1_000_003 + step
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into a wish that the loop grants between two steps; the second is at once."""
-    wanted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield wanted
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(signum: int, frame: Any) -> None:
-        if wanted.is_set():
-            raise KeyboardInterrupt
-        wanted.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield wanted
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -14,7 +14,7 @@ from minilora.errors import FormatError
 from minilora.files.safetensors import read_tensors
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, get_peft_model
-from minilora.training import load_checkpoint, save_checkpoint
+from minilora.resuming import load_checkpoint, save_checkpoint
 
 N = 7
 

@@ -161,7 +161,7 @@ class PeftModel(Module):
             layer = self.model.get_submodule(path)
             if not isinstance(layer, LoraLinear):
                 layer = LoraLinear(linear, self._switch)
-                _put(self.model, path, layer)
+                self.model.set_submodule(path, layer)
             layer.add(name, config, rng)
         self.peft_config[name] = config
         self._freeze(name)
@@ -258,7 +258,7 @@ class PeftModel(Module):
     def _unload(self, dtype: Any) -> Transformer:
         model = self.model
         for path, layer in self.layers().items():
-            _put(model, path, layer.base_layer)
+            model.set_submodule(path, layer.base_layer)
         if dtype is not None:
             for p in model.parameters():
                 p.data = p.data.astype(dtype)
@@ -316,9 +316,3 @@ class PeftModel(Module):
                 f"adapter {self._switch.merged!r} is merged into the weights, so training would "
                 "not reach it; unmerge_adapter() first"
             )
-
-
-def _put(model: Transformer, path: str, module: Module) -> None:
-    """Set the module at a path."""
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
