@@ -36,14 +36,14 @@ clean:
 	touch $@
 
 .venv/.test: .venv/.base
-	$(BIN)/pip install --quiet --editable ".[test,llm]"
+	$(BIN)/pip install --quiet --editable ".[test,llm,graph]"
 	touch $@
 
 .venv/.parity: .venv/.test
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable ".[test,llm,parity]"
+	$(BIN)/pip install --quiet --editable ".[test,llm,graph,parity]"
 	touch $@
 
 .venv/.notebooks: .venv/.base
-	$(BIN)/pip install --quiet --editable ".[notebooks,llm]"
+	$(BIN)/pip install --quiet --editable ".[notebooks,llm,graph]"
 	touch $@

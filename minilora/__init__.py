@@ -35,6 +35,7 @@ _HOMES = {
     "minilora.data.skills": ["example_prompt"],
     "minilora.errors": ["MiniloraError"],
     "minilora.evaluation": ["exact_match", "mean_nll"],
+    "minilora.experiments.tape_figure": ["draw_tape"],
     "minilora.generation": ["generate"],
     "minilora.model": ["Transformer"],
     "minilora.optim": ["AdamW", "Schedule"],
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from minilora.data.skills import example_prompt
     from minilora.errors import MiniloraError
     from minilora.evaluation import exact_match, mean_nll
+    from minilora.experiments.tape_figure import draw_tape
     from minilora.generation import generate
     from minilora.model import Transformer
     from minilora.optim import AdamW, Schedule
@@ -78,6 +80,7 @@ __all__ = [
     "Tensor",
     "Transformer",
     "backward",
+    "draw_tape",
     "exact_match",
     "example_prompt",
     "generate",

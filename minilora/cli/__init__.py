@@ -16,7 +16,18 @@ from collections.abc import Sequence
 from minilora.cli.options import Parser, say
 from minilora.errors import MiniloraError
 
-COMMANDS = ("compare", "finetune", "generate", "gradcheck", "pretrain", "fetch")
+COMMANDS = (
+    "compare",
+    "finetune",
+    "generate",
+    "gradcheck",
+    "graph",
+    "pretrain",
+    "fetch",
+    "bench",
+    "profile",
+    "budget",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ from minilora.cli.options import (
     add_json_option,
     add_lora_options,
     as_base,
-    lora_options,
+    lora_config,
     number,
     print_json,
     say,
@@ -62,18 +62,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from minilora.bases import BASES
-    from minilora.errors import ConfigError
     from minilora.finetuning import finetune
-    from minilora.peft import LoraConfig
 
-    lora = None
-    if options.method == "lora":
-        o = lora_options(options)
-        lora = LoraConfig(o["rank"], o["alpha"], o["target_modules"], options.dropout or 0.0)
-    else:
-        for name in ("rank", "alpha", "target_modules", "dropout"):
-            if getattr(options, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} is for --method lora; leave it out")
+    lora = lora_config(options)
     history, model = finetune(
         options.base,
         options.data,

@@ -114,6 +114,23 @@ def lora_options(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def lora_config(options: argparse.Namespace) -> Any:
+    """The LoraConfig of a command with --method, or None for full fine-tuning.
+
+    ConfigError if a knob of LoRA was given that the method has not.
+    """
+    from minilora.peft import LoraConfig
+
+    if options.method != "lora":
+        for name in ("rank", "alpha", "target_modules", "dropout"):
+            if getattr(options, name, None) is not None:
+                raise ConfigError(f"--{name.replace('_', '-')} is for --method lora; leave it out")
+        return None
+    chosen = lora_options(options)
+    dropout = getattr(options, "dropout", None) or 0.0
+    return LoraConfig(chosen["rank"], chosen["alpha"], chosen["target_modules"], dropout)
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",

@@ -47,7 +47,7 @@ class LoraLinear(Module):
         self.lora_A = ModuleDict()
         self.lora_B = ModuleDict()
         self.configs: dict[str, LoraConfig] = {}
-        self.dropouts: dict[str, Dropout] = {}
+        self.lora_dropout = ModuleDict()
         self.switch = switch
         self._before_merge: np.ndarray | None = None
 
@@ -58,7 +58,7 @@ class LoraLinear(Module):
         self.lora_A[name] = Linear(n_in, config.r, dtype=W.dtype)
         self.lora_B[name] = Linear(config.r, n_out, dtype=W.dtype)
         self.configs[name] = config
-        self.dropouts[name] = Dropout(config.lora_dropout)
+        self.lora_dropout[name] = Dropout(config.lora_dropout)
         A, B = self.lora_A[name].weight.data, self.lora_B[name].weight.data
         if config.init_lora_weights == "gaussian":
             A[:] = rng.normal(0, 1 / config.r, A.shape)
@@ -68,7 +68,7 @@ class LoraLinear(Module):
 
     def remove(self, name: str) -> None:
         """Take an adapter's pair away."""
-        for each in (self.lora_A, self.lora_B, self.configs, self.dropouts):
+        for each in (self.lora_A, self.lora_B, self.lora_dropout, self.configs):
             del each[name]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class LoraLinear(Module):
             return self.base_layer(x)
         base, A, B = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
         scaling = self.configs[name].scaling
-        if base.weight.requires_grad or (self.dropouts[name].p and training_rng()):
+        if base.weight.requires_grad or (self.lora_dropout[name].p and training_rng()):
             h = ops.lora_linear_composed(
-                x, base.weight, A, B, scaling=scaling, x_bypass=self.dropouts[name](x)
+                x, base.weight, A, B, scaling=scaling, x_bypass=self.lora_dropout[name](x)
             )
         else:
             h = ops.lora_linear(x, base.weight, A, B, scaling=scaling)
