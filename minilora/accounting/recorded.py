@@ -148,9 +148,7 @@ def modules_by_weights(loss: Tensor, names: Names) -> dict[Function, str]:
 def plain(path: str) -> str:
     """A path as it is in the base, without what adapters put around it."""
     path = path.removeprefix("base_model.model.").replace(".base_layer", "")
-    path = re.sub(
-        r"\.lora_dropout(\.[^.]+)?$", "", path
-    )  # it is part of the bypass beside its matrix
+    path = re.sub(r"\.lora_dropout(\.[^.]+)?$", "", path)  # part of the bypass
     return re.sub(r"\.(lora_[AB])\.[^.]+", r".\1", path)
 
 
@@ -164,11 +162,6 @@ class _Modules:
 
     def __init__(self, model: Module):
         self.paths: dict[Any, str] = {m: plain(path) for path, m in model.named_modules()}
-        for (
-            path,
-            module,
-        ) in model.named_modules():  # an adapter's dropouts have no path of their own
-            self.paths |= dict.fromkeys(getattr(module, "dropouts", {}).values(), plain(path))
         self.of: dict[Function, str] = {}
 
     def recorded(self, op: Function) -> None:

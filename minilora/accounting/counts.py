@@ -1,0 +1,167 @@
+"""What is there to hold: every array of a model and of what a method adds to it, by its size.
+
+For a Llama with LoRA nobody counts: the library's own model is built out of shadows, and asked.
+Of the methods that are only counted here, each added array stands with its formula.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from minilora.accounting.presets import Gpt
+from minilora.accounting.shadow import books, shadow
+from minilora.config import ModelConfig
+from minilora.errors import ConfigError
+from minilora.model import Transformer
+from minilora.nn import Linear, arrays_by
+from minilora.peft import LoraConfig, get_peft_model
+from minilora.peft.config import find_targets
+
+METHODS = ("full", "lora", "qlora", "prompt", "prefix", "adapter")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a model is tuned.
+
+    name         full, lora; qlora: the same over a base in 4 bits (arXiv 2305.14314)
+                 prompt: learnt vectors before the text, p·d (arXiv 2104.08691)
+                 prefix: learnt keys and values before those of every layer, 2·L·p·d_kv
+                 (arXiv 2101.00190)
+                 adapter: a bottleneck behind attention and behind the MLP of every layer, each
+                 2dm + m + d (arXiv 1902.00751)
+    lora         settings of lora and qlora
+    tokens       p;  bottleneck  m
+
+    Raises ConfigError for an unknown name and sizes below 1.
+    """
+
+    name: str = "full"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    tokens: int = 20
+    bottleneck: int = 64
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise ConfigError(f"method {self.name!r} is not one of {', '.join(METHODS)}")
+        for name in ("tokens", "bottleneck"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must be a whole number from 1")
+
+    @property
+    def adapts(self) -> LoraConfig | None:
+        """The LoRA settings, if it is one."""
+        return self.lora if self.name in ("lora", "qlora") else None
+
+
+class Array(NamedTuple):
+    """One array: how many numbers, whether they are trained, whether QLoRA has it in 4 bits."""
+
+    name: str
+    size: int
+    trained: bool
+    linear: bool = False
+
+
+def arrays(config: ModelConfig | Gpt, method: Method) -> tuple[Array, ...]:
+    """Every array of the model tuned so, each once.
+
+    Raises ConfigError for targets or a rank that the model has not.
+    """
+    return _arrays(as_key(config), method)
+
+
+def as_key(config: ModelConfig | Gpt) -> Any:
+    """The same sizes, hashable: rotary scaling, a dict, changes none of them."""
+    return replace(config, rope_scaling=None) if isinstance(config, ModelConfig) else config
+
+
+@lru_cache(64)
+def _arrays(config: ModelConfig | Gpt, method: Method) -> tuple[Array, ...]:
+    trained = method.name == "full"
+    if isinstance(config, Gpt):
+        return (*_of_gpt(config, trained), *_gpt_lora(config, method), *_added(config, method))
+    lora = method.adapts
+    return (*_of_llama(config, lora, trained), *_added(config, method))
+
+
+def _of_llama(config: ModelConfig, lora: LoraConfig | None, trained: bool) -> list[Array]:
+    with books(), arrays_by(shadow):
+        model: Any = Transformer(config, seed=None)
+        matrices = [m.weight for _, m in model.named_modules() if isinstance(m, Linear)]
+        linears = {id(W) for W in matrices if W is not model.lm_head.weight}
+        if lora is not None:
+            model = get_peft_model(model, lora)
+        return [
+            Array(
+                name,
+                p.size,
+                p.requires_grad if lora is not None else trained,
+                id(p) in linears,
+            )
+            for name, p in model.named_parameters()
+        ]
+
+
+def _gpt_matrices(c: Gpt) -> dict[str, tuple[int, int]]:
+    """path → (out, in) of the matrices of all layers, under the names used for a Llama's."""
+    d = c.hidden_size
+    one = {f"self_attn.{x}_proj": (d, d) for x in "qkvo"}
+    one |= {"mlp.up_proj": (4 * d, d), "mlp.down_proj": (d, 4 * d)}
+    return {f"layers.{i}.{name}": shape for i in range(c.n_layers) for name, shape in one.items()}
+
+
+def _of_gpt(c: Gpt, trained: bool) -> list[Array]:
+    d = c.hidden_size
+    found = [
+        Array("embed_tokens", c.vocab_size * d, trained),
+        Array("positions", c.max_positions * d, trained),
+        Array("norms", (2 * c.n_layers + 1) * 2 * d, trained),
+    ]
+    for path, (n_out, n_in) in _gpt_matrices(c).items():
+        found.append(Array(f"{path}.weight", n_out * n_in, trained, linear=True))
+        found.append(Array(f"{path}.bias", n_out, trained))
+    return found
+
+
+def _gpt_lora(c: Gpt, method: Method) -> list[Array]:
+    if method.adapts is None:
+        return []
+    r, shapes = method.lora.r, _gpt_matrices(c)
+    if r > c.hidden_size:
+        raise ConfigError(f"rank {r} is above min(out, in) = {c.hidden_size} of its matrices")
+    chosen = find_targets(shapes, method.lora.target_modules)
+    return [Array(f"{path}.lora", r * sum(shapes[path]), True) for path in chosen]
+
+
+def _added(c: ModelConfig | Gpt, method: Method) -> list[Array]:
+    """What prompt, prefix and bottleneck adapters train; nothing for the others."""
+    d, p, m = c.hidden_size, method.tokens, method.bottleneck
+    if method.name == "prompt":
+        return [Array("prompt", p * d, True)]
+    layers = range(c.n_layers)
+    if method.name == "prefix":
+        return [Array(f"layers.{i}.prefix", 2 * p * kv_size(c), True) for i in layers]
+    if method.name == "adapter":
+        places = ("self_attn", "mlp")
+        each = 2 * d * m + m + d
+        return [Array(f"layers.{i}.{at}.adapter", each, True) for i in layers for at in places]
+    return []
+
+
+def kv_size(c: ModelConfig | Gpt) -> int:
+    """d_kv: channels of a layer's keys, of all their heads together."""
+    return c.kv_size if isinstance(c, Gpt) else c.K * c.D
+
+
+def keeps_input(config: ModelConfig, method: Method) -> set[str]:
+    """The matrices of a layer (`q_proj`, …) whose input backward needs: those that are trained,
+    or that have a bypass, in any layer."""
+    return {
+        match[1]
+        for array in arrays(config, method)
+        if array.trained and (match := re.search(r"\.(\w+_proj)\.", array.name))
+    }
