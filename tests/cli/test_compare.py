@@ -20,7 +20,7 @@ class TestSmall:
         table = {line[:28].strip(): line[28:].split() for line in outcome.out.splitlines()}
         assert table[""] == ["full", "LoRA"]
         assert table["parameters trained"] == ["795,520", "16,384"]
-        assert table["of"] == ["795,520", "811,904"]
+        assert table["parameters in all"] == ["795,520", "811,904"]
         assert table["base back, bit for bit"] == ["-", "yes"]
         assert table["old skills before"] == ["100.0", "%", "100.0", "%"]
         assert table["adapter off"] == ["-", "100.0", "%"]
@@ -40,8 +40,8 @@ class TestSmall:
         full, lora = report["methods"]
         assert (full["method"], lora["method"]) == ("full", "lora")
         for method in (full, lora):
-            kinds = {"weights", "gradients", "optimizer", "activations", "peak"}
-            assert method["bytes"].keys() == kinds
+            kinds = {"weights", "gradients", "optimizer", "activations", "buffers", "peak"}
+            assert method["bytes"].keys() == kinds | {"buffers"}
             assert all(method["bytes"][kind] > 0 for kind in kinds)
             assert len(method["losses"]) == 2
             assert method["step_seconds"] > 0

@@ -145,9 +145,9 @@ def test_a_base_that_is_not_restored_is_reported(monkeypatch, when):
         model.model.norm.weight.requires_grad = True
         return peft
 
-    def spoiling(model, *rest):
+    def spoiling(model, *rest, **how):
         model.model.model.norm.weight.data[3] += 1
-        return train_step(model, *rest)
+        return train_step(model, *rest, **how)
 
     if when == "while training":
         monkeypatch.setattr(experiment, "get_peft_model", leaky)
