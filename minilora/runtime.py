@@ -18,8 +18,9 @@ import ctypes
 import os
 import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -68,6 +69,21 @@ def n_threads() -> int:
     """How many threads share a batch. ConfigError if an environment variable is no count."""
     asked = _positive("MINILORA_THREADS")
     return asked or min(cores(), _positive("OMP_NUM_THREADS") or cores())
+
+
+@contextmanager
+def threads_set_to(n: int) -> Iterator[None]:
+    """Inside this `with`, `n_threads()` is n, here and in processes that are started."""
+    before = os.environ.get("MINILORA_THREADS")
+    os.environ["MINILORA_THREADS"] = str(n)
+    try:
+        with _blas().limit(limits=n, user_api="blas"):
+            yield
+    finally:
+        if before is None:
+            del os.environ["MINILORA_THREADS"]
+        else:
+            os.environ["MINILORA_THREADS"] = before
 
 
 def _positive(variable: str) -> int | None:

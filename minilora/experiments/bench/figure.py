@@ -11,15 +11,16 @@ from minilora import plots
 def table(report: dict[str, Any]) -> str:
     """The rows as a person reads them."""
     lines = [
-        f"{'job':<28}{'ours':>10}{'rival':>10}{'ratio':>8}{'middle half':>16}{'goal':>7}"
-        f"{'ours MB':>9}{'rival MB':>10}"
+        f"{'job':<28}{'ours':>10}{'rival':>10}{'ratio':>8}{'range':>15}{'middle half':>15}"
+        f"{'goal':>7}{'ours MB':>9}{'rival MB':>10}"
     ]
     for r in report["rows"]:
         spread = f"{r['ratio_low']:.2f} to {r['ratio_high']:.2f}"
+        middle = "{:.2f} to {:.2f}".format(*r["ratio_middle"])
         goal = "" if r["target"] is None else f"{r['target']:.2f}"
         lines.append(
             f"{r['name']:<28}{_seconds(r['ours_seconds']):>10}{_seconds(r['rival_seconds']):>10}"
-            f"{r['ratio']:>8.2f}{spread:>16}{goal:>7}"
+            f"{r['ratio']:>8.2f}{spread:>15}{middle:>15}{goal:>7}"
             f"{r['ours_rss'] / 1e6:>9.0f}{r['rival_rss'] / 1e6:>10.0f}"
         )
     sides = {r[side] for r in report["rows"] for side in ("ours", "rival")}
@@ -31,11 +32,12 @@ def _seconds(s: float) -> str:
 
 
 def draw(report: dict[str, Any], path: str | Path) -> None:
-    """Ratios with their middle half, one line a job; left of 1 we are faster."""
+    """Ratios with their range and middle half, one line a job; left of 1 we are faster."""
     rows = report["rows"]
     with plots.figure(1, width=8, height=1.6 + 0.42 * len(rows)) as (fig, ax):
         for y, r in enumerate(rows):
-            ax.plot([r["ratio_low"], r["ratio_high"]], [y, y], color=plots.INK, linewidth=2)
+            ax.plot([r["ratio_low"], r["ratio_high"]], [y, y], color=plots.INK, linewidth=0.8)
+            ax.plot(r["ratio_middle"], [y, y], color=plots.INK, linewidth=3)
             ax.plot(r["ratio"], y, "o", color=plots.INK, markersize=8)
             ax.text(r["ratio_high"], y, f"  {r['ratio']:.2f}", va="center")
             if r["target"] is not None:
@@ -47,5 +49,7 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
         ax.set_xlim(0, max(1.1, 1.15 * max(r["ratio_high"] for r in rows)))
         ax.set_title("minilora against PyTorch + PEFT on the same cores")
         pairs = rows[0]["pairs"]
-        caption = f"median and middle half of {pairs} pairs taking turns; | is the goal"
+        caption = (
+            f"median, middle half (thick) and range of {pairs} pairs taking turns; | is the goal"
+        )
         plots.save(fig, path, caption)

@@ -17,7 +17,7 @@ class Job:
     """One thing to time.
 
     kind      what is done: "step", "generate", "prefill", "load-adapter", "merge", "sweep-point"
-    base      skills or smollm2
+    base      skills, smollm2 or a folder
     method    lora or full
     batch     rows and tokens of a batch
     target    the ratio, ours to the rival's, that we mean to stay below; None: none is set
@@ -63,8 +63,13 @@ def prepare(job: Job, folder: Path) -> None:
     """Write what both sides start from: base, adapter, token ids, in Hugging Face's formats."""
     base = load_base(job.base)
     base.tokenizer = None
+    write_start(base, LORA, job, folder)
+
+
+def write_start(base: Any, lora: LoraConfig, job: Job, folder: Path) -> None:
+    """The same for a base that is at hand. It has the adapter afterwards."""
     save_base(base, folder / "base")
-    model: Any = get_peft_model(base, LORA, seed=1)
+    model: Any = get_peft_model(base, lora, seed=1)
     if job.kind != "step":
         _wake(model)
     model.save_pretrained(folder / "adapter")
