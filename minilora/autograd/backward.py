@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from minilora.autograd.function import Function, watchers
+from minilora.autograd.function import Function
 from minilora.autograd.tensor import Tensor, is_array
+from minilora.autograd.watching import watchers
 from minilora.errors import DTypeError, ShapeError, TapeError
 
 

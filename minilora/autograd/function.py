@@ -24,41 +24,18 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from minilora.autograd.tensor import Tensor, grad_enabled, is_array
+from minilora.autograd.watching import watchers
 from minilora.errors import DTypeError, TapeError
 
 _order = itertools.count()
-
-
-class Watcher(Protocol):
-    """Someone who is told what happens on the tape, in whichever thread it happens."""
-
-    def recorded(self, op: Function) -> None:
-        """`op` has been put on the tape, with what it saved."""
-
-    def passed(self, op: Function, gradients: dict[Any, Any]) -> None:
-        """Backward has passed `op`, which has let go of what it saved; the gradients under way."""
-
-
-watchers: list[Watcher] = []
-
-
-@contextmanager
-def watch(watcher: Watcher) -> Iterator[None]:
-    """Inside this `with`, tell `watcher` what happens on every tape of the process."""
-    watchers.append(watcher)
-    try:
-        yield
-    finally:
-        watchers.remove(watcher)
 
 
 class Function:
