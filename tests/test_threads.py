@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -103,6 +104,29 @@ def test_a_fault_in_one_thread_is_raised_once_and_whole_and_nothing_was_done(
     optimizer = AdamW(undisturbed.parameters())
     steps = [train_step(undisturbed, optimizer, ids, labels, threads=2) for _ in range(2)]
     assert after_fault == steps[1]
+
+
+def test_ctrl_c_while_threads_compute_does_nothing_by_halves(
+    tiny, tiny_batch, fingerprint, monkeypatch
+):
+    model, (ids, labels) = tiny(), tiny_batch
+    optimizer = AdamW(model.parameters())
+    before = fingerprint(state(model, optimizer))
+    loss = Transformer.loss
+
+    def pressed(self, rows, *args, **options):
+        if len(rows) == 2:  # the first share of five rows
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, rows, *args, **options)
+
+    monkeypatch.setattr(Transformer, "loss", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        train_step(model, optimizer, ids, labels, threads=2)
+    assert fingerprint(state(model, optimizer)) == before
+    monkeypatch.undo()
+    undisturbed = tiny()
+    expected = train_step(undisturbed, AdamW(undisturbed.parameters()), ids, labels, threads=2)
+    assert train_step(model, optimizer, ids, labels, threads=2) == expected
 
 
 def test_a_loss_that_is_not_finite_leaves_everything_too(tiny, tiny_batch, fingerprint):

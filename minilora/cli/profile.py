@@ -17,12 +17,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
     parser.add_argument("--method", choices=("lora", "full"), default="lora", help="default lora")
     parser.add_argument(
-        "--batch-size", type=whole(1), metavar="N", help="default 32, with smollm2 4"
+        "--batch-size", type=whole(1), metavar="N", help="default: 32, of other bases than skills 4"
     )
     parser.add_argument(
         "--length", type=whole(2), default=64, metavar="N", help="tokens in a row; default 64"
     )
-    parser.add_argument("--steps", type=whole(1), metavar="N", help="default 15, with smollm2 5")
+    parser.add_argument(
+        "--steps", type=whole(1), metavar="N", help="default: 15, of other bases than skills 5"
+    )
     parser.add_argument("--figure", metavar="FILE", help="draw the bars: .png, .svg or .pdf")
     add_json_option(parser)
 
@@ -34,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.figure:
         check_path(options.figure)
-    large = options.base == "smollm2"
+    large = options.base != "skills"
     report = profile_step(
         options.base,
         options.method,

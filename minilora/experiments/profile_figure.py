@@ -8,6 +8,7 @@ from typing import Any
 from minilora import plots
 
 _NOTE = (
+    "LinearCrossEntropy makes the products of its backward in its forward, a chunk at a time.\n"
     "in products: seconds inside of matrix products, measured in steps of their own.\n"
     "of peak: the rate of those products against one large float32 product by one thread.\n"
     "between operations: Python, the tape, sums of gradients, the search for numbers not finite."

@@ -127,10 +127,10 @@ def _targets(labels: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _surprise(z: np.ndarray, wanted: np.ndarray) -> tuple[float, np.ndarray]:
-    """-Σ ln p[wanted], and p = softmax(z) (written over z), for logits z (N, V)."""
+    """-Σ ln p[wanted], and p = softmax(z), which is written over z, for logits z (N, V)."""
     if len(z) == 0:
         return 0.0, z
-    z = z - z.max(axis=-1, keepdims=True)
+    z -= z.max(axis=-1, keepdims=True)
     right = z[np.arange(len(z)), wanted]
     p = np.exp(z, out=z)
     total = p.sum(axis=-1, keepdims=True)

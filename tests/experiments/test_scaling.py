@@ -138,4 +138,6 @@ def test_the_real_rival_starts_from_the_same_loss():
     for module in ("torch", "transformers", "peft"):
         pytest.importorskip(module)
     report = scaling(points={"rank": [SMALL]}, rival=True, say=print)
-    assert report["rows"][0]["rival_seconds"] > 0
+    (row,) = report["rows"]
+    assert row["rival_seconds"] > 0
+    assert row["rival_rss"] > row["peak_bytes"]

@@ -39,12 +39,13 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
             ax.plot([r["ratio_low"], r["ratio_high"]], [y, y], color=plots.INK, linewidth=0.8)
             ax.plot(r["ratio_middle"], [y, y], color=plots.INK, linewidth=3)
             ax.plot(r["ratio"], y, "o", color=plots.INK, markersize=8)
-            ax.text(r["ratio_high"], y, f"  {r['ratio']:.2f}", va="center")
+            label = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+            ax.annotate(f"{r['ratio']:.2f}", (r["ratio"], y), **label)
             if r["target"] is not None:
                 ax.plot(r["target"], y, "|", color=plots.INK, markersize=14)
         ax.axvline(1, color=plots.FAINT, zorder=0)
         ax.set_yticks(range(len(rows)), [r["name"] for r in rows])
-        ax.invert_yaxis()
+        ax.set_ylim(len(rows) - 0.5, -0.7)
         ax.set(xlabel="our time as a share of the rival's (left of 1: faster)")
         ax.set_xlim(0, max(1.1, 1.15 * max(r["ratio_high"] for r in rows)))
         ax.set_title("minilora against PyTorch + PEFT on the same cores")

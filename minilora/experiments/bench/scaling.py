@@ -148,7 +148,7 @@ def _row(name: str, point: Point, method: str, peak: float, rival: bool) -> dict
     lora = point.lora if method == "lora" else None
     with threads_set_to(point.threads):
         seconds, held, first, start = _measure(point, lora)
-        rival_seconds = _rival(point, method, start, first) if rival else None
+        beside = _rival(point, method, start, first) if rival else {}
     foretold = predict(point.config, lora=lora, batch_size=point.batch, length=point.length)
     return {
         "axis": name,
@@ -158,7 +158,8 @@ def _row(name: str, point: Point, method: str, peak: float, rival: bool) -> dict
         "predicted_flops": foretold.flops.total,
         "predicted_bytes": foretold.ledger.peak,
         "least_seconds": foretold.flops.total / peak / point.threads,
-        "rival_seconds": rival_seconds,
+        "rival_seconds": beside.get("seconds"),
+        "rival_rss": beside.get("rss"),
         "sizes": asdict(point),
     }
 
@@ -190,8 +191,12 @@ def _job(method: str) -> Job:
     return Job("scaling", "step", "a folder", method, (0, 0), None)
 
 
-def _rival(point: Point, method: str, start: Transformer, first: float) -> float:
-    """The rival's median step, in a process of its own, from the same weights."""
+def _rival(point: Point, method: str, start: Transformer, first: float) -> dict[str, Any]:
+    """The rival's median step from the same weights, and all that its process had in memory.
+
+    That is PyTorch itself, too, so it is to be held against itself at another size, not against
+    `peak_bytes`.
+    """
     job = _job(method)
     with tempfile.TemporaryDirectory(prefix="minilora-scaling-") as scratch, ExitStack() as stack:
         write_start(start, point.lora, job, Path(scratch))
@@ -199,7 +204,8 @@ def _rival(point: Point, method: str, start: Transformer, first: float) -> float
         side = stack.enter_context(started("rival", job, Path(scratch)))
         check_first_losses(f"scaling, {point}", first, side.said["first_loss"])
         side.go()
-        return statistics.median(side.go() for _ in range(_RIVAL_STEPS))
+        seconds = statistics.median(side.go() for _ in range(_RIVAL_STEPS))
+        return {"seconds": seconds, "rss": side.end()}
 
 
 def _exponents(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,13 +16,16 @@ def table(report: dict[str, Any]) -> str:
     ]
     for exponents in report["exponents"]:
         name = exponents["axis"]
-        for r in (r for r in report["rows"] if r["axis"] == name):
+        rows = [r for r in report["rows"] if r["axis"] == name]
+        for r in rows:
             lines.append(
                 f"{name:<12}{r['value']:>8}{_ms(r['seconds']):>11}{_ms(r['rival_seconds']):>11}"
                 f"{r['predicted_flops'] / 1e9:>9.2f}"
                 f"{r['predicted_flops'] / r['seconds'] / 1e9:>9.1f}"
                 f"{r['peak_bytes'] / 1e6:>10.1f}{r['predicted_bytes'] / 1e6:>10.1f}"
             )
+        if not rows:
+            continue
         e = {key: _power(value) for key, value in exponents.items() if key != "axis"}
         lines.append(
             f"{'':<12}{'grows as':>8}{e['seconds']:>11}{e['rival_seconds']:>11}"
