@@ -38,7 +38,7 @@ def exact_match(model: Any, examples: Sequence[Example], batch_size: int = 128) 
         wrong[asked] = chosen != labels[:, 1:][asked]
         return int((~wrong.any(axis=1)).sum())
 
-    return sum(_by_batches(count, examples, batch_size)) / len(examples)
+    return sum(_by_batches(model, count, examples, batch_size)) / len(examples)
 
 
 def mean_nll(model: Any, examples: Sequence[Example], batch_size: int = 16) -> float:
@@ -52,7 +52,7 @@ def mean_nll(model: Any, examples: Sequence[Example], batch_size: int = 16) -> f
         with no_grad():
             return (model.loss(*collate(rows)).item() * n if n else 0.0), n
 
-    totals = _by_batches(total, examples, batch_size)
+    totals = _by_batches(model, total, examples, batch_size)
     return sum(t for t, _ in totals) / sum(n for _, n in totals)
 
 
@@ -63,11 +63,14 @@ def _check_targets(examples: Sequence[Example]) -> None:
         )
 
 
-def _by_batches(measure: Any, examples: Sequence[Example], batch_size: int) -> list[Any]:
+def _by_batches(
+    model: Any, measure: Any, examples: Sequence[Example], batch_size: int
+) -> list[Any]:
     """`measure` of batches of examples of like length, over all threads."""
     keep_memory()
     ordered = sorted(examples, key=lambda e: len(e.ids))
     batches = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     shares = [batches[i :: n_threads()] for i in range(min(n_threads(), len(batches)))]
-    results = parallel(lambda share: [measure(rows) for rows in share], shares)
+    size = model.n_parameters()
+    results = parallel(lambda share: [measure(rows) for rows in share], shares, size=size)
     return [one for share in results for one in share]

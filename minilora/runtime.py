@@ -105,18 +105,24 @@ def split(n: int, parts: int) -> list[slice]:
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def parallel(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+# A model of so many numbers has products that are worth BLAS's own threads.
+_LARGE = 10_000_000
+
+
+def parallel(function: Callable[[T], R], items: Sequence[T], *, size: int = 0) -> list[R]:
     """[function(item) for item in items], each in a thread of its own, in the items' order.
 
-    BLAS is held to one thread meanwhile, so that it does not fight over the same cores; a single
-    item leaves it all of them. If calls
+    BLAS is held to one thread meanwhile, so that it does not fight over the same cores. A single
+    item leaves it all of them if the work is large (`size`, the model's numbers): its threads wait
+    for each other by spinning, and where products are small that costs many times what it gains.
+    If calls
     fail, the first failure in the items' order is raised, after all have ended.
     """
     # From within a share there are no threads left to hand out: the calls come one after another.
     if getattr(_thread, "shares", False):
         return [function(item) for item in items]
     if len(items) <= 1:
-        with _blas().limit(limits=n_threads(), user_api="blas"):
+        with _blas().limit(limits=n_threads() if size >= _LARGE else 1, user_api="blas"):
             return [function(item) for item in items]
 
     def share(item: T) -> R:

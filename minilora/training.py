@@ -114,7 +114,7 @@ def loss_and_gradients(
     for part in split(len(ids), accumulate):
         pieces = split(part.stop - part.start, threads or n_threads())
         rows = [slice(part.start + p.start, part.start + p.stop) for p in pieces]
-        for loss, grads in parallel(share, rows):
+        for loss, grads in parallel(share, rows, size=model.n_parameters()):
             total += loss
             for p in list(grads):
                 g = grads.pop(p)
