@@ -95,7 +95,9 @@ class LoraLinear(Module):
         """W + ΔW in W's type. NonFiniteError if that is not finite."""
         W = self.base_layer.weight
         with np.errstate(over="ignore", invalid="ignore"):
-            total = (W.data + self.delta(name)).astype(W.dtype)
+            total = self.delta(name)
+            total += W.data
+            total = total.astype(W.dtype)
         if not np.isfinite(total).all():
             raise NonFiniteError(
                 f"adapter {name!r} would make weights that are not finite; it is not merged, and "
@@ -103,9 +105,9 @@ class LoraLinear(Module):
             )
         return total
 
-    def merge(self, name: str) -> None:
+    def merge(self, merged: np.ndarray) -> None:
         """W + ΔW in the place of W, which is kept: subtracting ΔW again would not give it back."""
-        W, merged = self.base_layer.weight, self.merged(name)
+        W = self.base_layer.weight
         self._before_merge, W.data = W.data, merged
 
     def unmerge(self) -> None:

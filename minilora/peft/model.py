@@ -225,10 +225,9 @@ class PeftModel(Module):
                 f"adapter {name!r} adapts lm_head, in this base the same array as the embeddings: "
                 "merging would change how tokens are read, too. Use it unmerged"
             )
-        for layer in layers.values():
-            layer.merged(name)
-        for layer in layers.values():
-            layer.merge(name)
+        merged = {path: layer.merged(name) for path, layer in layers.items()}  # may refuse
+        for path, layer in layers.items():
+            layer.merge(merged[path])
         self._switch.merged = name
 
     def unmerge_adapter(self) -> None:
