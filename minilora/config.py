@@ -155,6 +155,8 @@ class ModelConfig:
             )
         scaling = dict(self.rope_scaling) if self.rope_scaling else None
         rope = {"rope_theta": self.rope_theta, **(scaling or {"rope_type": "default"})}
+        # A Mistral without this field has a window of 4096 in transformers.
+        window = {"sliding_window": None} if self.model_type == "mistral" else {}
         names = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
         return {
             "architectures": [f"{names[self.model_type]}ForCausalLM"],
@@ -175,6 +177,7 @@ class ModelConfig:
             "attention_bias": self.attention_out_bias,
             "mlp_bias": self.mlp_bias,
             "hidden_act": "silu",
+            **window,
             "torch_dtype": dtype,
             "dtype": dtype,
         }

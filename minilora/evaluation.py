@@ -22,7 +22,7 @@ from minilora.runtime import keep_memory, n_threads, parallel
 def exact_match(model: Any, examples: Sequence[Example], batch_size: int = 128) -> float:
     """The share of examples in [0, 1] whose whole answer greedy generation would give.
 
-    Raises DataError if there are no examples.
+    Examples of which nothing is asked do not count. Raises DataError if there are no others.
     """
     if not examples:
         raise DataError("there are no examples to test on")
@@ -32,13 +32,17 @@ def exact_match(model: Any, examples: Sequence[Example], batch_size: int = 128) 
         ids, labels = collate(rows)
         asked = labels[:, 1:] != IGNORE
         with no_grad():
-            h = model.hidden(ids[:, :-1]).data
-            chosen = model.lm_head(Tensor(h[asked])).data.argmax(axis=-1)
+            h = model.hidden(ids[:, :-1]).data[asked]
+            # A few rows of logits at a time: all of them would be large for a large vocabulary.
+            step = max(1, 4_000_000 // model.config.vocab_size)
+            parts = [h[i : i + step] for i in range(0, len(h), step)]
+            chosen = [model.lm_head(Tensor(part)).data.argmax(axis=-1) for part in parts]
         wrong = np.zeros(asked.shape, bool)
-        wrong[asked] = chosen != labels[:, 1:][asked]
+        wrong[asked] = np.concatenate(chosen) != labels[:, 1:][asked]
         return int((~wrong.any(axis=1)).sum())
 
-    return sum(_by_batches(model, count, examples, batch_size)) / len(examples)
+    asked_for = [e for e in examples if e.n_targets]
+    return sum(_by_batches(model, count, asked_for, batch_size)) / len(asked_for)
 
 
 def mean_nll(model: Any, examples: Sequence[Example], batch_size: int = 16) -> float:

@@ -7,7 +7,8 @@ stopped can go on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,8 @@ def finetune(
     schedule = Schedule("cosine", steps, warmup=steps // 20)
     settings = {"base": str(base), "data": str(data), "steps": steps, "lr": lr, "seed": seed}
     settings |= {"batch size": batch_size, "accumulate": accumulate}
+    settings |= {"checkpointing": checkpointing, "lora": asdict(lora) if lora else None}
+    settings["content of the data"] = hashlib.sha256(Path(data).read_bytes()).hexdigest()
     with made_folder(out) as folder:
         checkpoint = folder / "checkpoint.safetensors"
         if checkpoint.exists() and not resume:

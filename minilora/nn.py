@@ -7,9 +7,9 @@ leads to it, and the paths are those of Hugging Face's models, so weights go ove
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,20 @@ from minilora import ops
 from minilora.autograd import Parameter, Tensor
 from minilora.errors import ConfigError, FormatError
 
-_mode = threading.local()
+# Context variables: the threads that share a batch inherit them, others do not see them.
+_rng: ContextVar[np.random.Generator | None] = ContextVar("rng", default=None)
+_maker: ContextVar[Callable[[Any, Any], Any]] = ContextVar("maker", default=np.empty)
+_innermost: ContextVar[Module | None] = ContextVar("innermost", default=None)
 
 
 @contextmanager
 def training(rng: np.random.Generator) -> Iterator[None]:
-    """Inside this `with`, in this thread, dropout acts and draws from `rng`."""
-    before = training_rng()
-    _mode.rng = rng
+    """Inside this `with` dropout acts, and draws from `rng`."""
+    before = _rng.set(rng)
     try:
         yield
     finally:
-        _mode.rng = before
+        _rng.reset(before)
 
 
 def same_draws(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,27 +53,26 @@ def same_draws(f: Callable[..., Any]) -> Callable[..., Any]:
 
 def training_rng() -> np.random.Generator | None:
     """The generator that dropout draws from, or None while not training."""
-    return getattr(_mode, "rng", None)
+    return _rng.get()
 
 
 @contextmanager
 def arrays_by(make: Callable[[Any, Any], Any]) -> Iterator[None]:
-    """Inside this `with`, in this thread, new modules get their arrays from make(shape, dtype)."""
-    _mode.make = make
+    """Inside this `with` new modules get their arrays from make(shape, dtype), not from NumPy."""
+    before = _maker.set(make)
     try:
         yield
     finally:
-        del _mode.make
+        _maker.reset(before)
 
 
 def _new(shape: Any, dtype: Any) -> Parameter:
-    return Parameter(getattr(_mode, "make", np.empty)(shape, dtype))
+    return Parameter(_maker.get()(shape, dtype))
 
 
 def current_module() -> Module | None:
-    """The innermost module that is computing in this thread."""
-    calls = getattr(_mode, "calls", None)
-    return calls[-1] if calls else None
+    """The innermost module that is computing."""
+    return _innermost.get()
 
 
 class Module:
@@ -81,12 +82,11 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} must say what it computes: forward()")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        calls = _mode.__dict__.setdefault("calls", [])
-        calls.append(self)
+        before = _innermost.set(self)
         try:
             return self.forward(*inputs, **options)
         finally:
-            calls.pop()
+            _innermost.reset(before)
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """The modules right below this one, by attribute name."""

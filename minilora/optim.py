@@ -148,16 +148,24 @@ def _sum_of_squares(g: np.ndarray) -> float:
 
 
 def clip_gradients(
-    gradients: Mapping[Parameter, np.ndarray], max_norm: float
-) -> tuple[dict[Parameter, np.ndarray], float]:
-    """Scaled down together so that their global norm is at most `max_norm`; and what it was."""
+    gradients: dict[Parameter, np.ndarray], max_norm: float, norm: float | None = None
+) -> float:
+    """Scale gradients down together, so that their global norm is at most `max_norm`.
+
+    The dict's arrays are replaced one by one, so that only one of them is there twice.
+
+    norm   what it is now, where that is known already
+
+    Returns what it was.
+    """
     if not max_norm > 0:
         raise ConfigError(f"max_norm {max_norm} must be above 0")
-    norm = global_norm(gradients.values())
-    if norm <= max_norm:
-        return dict(gradients), norm
-    scale = max_norm / norm
-    return {p: g * scale for p, g in gradients.items()}, norm
+    norm = global_norm(gradients.values()) if norm is None else norm
+    if norm > max_norm:
+        scale = max_norm / norm
+        for p in gradients:
+            gradients[p] = gradients[p] * scale
+    return norm
 
 
 class Schedule:

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache
 from itertools import pairwise
 from typing import TypeVar
@@ -130,7 +131,10 @@ def parallel(function: Callable[[T], R], items: Sequence[T], *, size: int = 0) -
         return function(item)
 
     with _blas().limit(limits=1, user_api="blas"):
-        futures = [_worker(os.getpid(), i).submit(share, item) for i, item in enumerate(items)]
+        futures = [
+            _worker(os.getpid(), i).submit(copy_context().run, share, item)
+            for i, item in enumerate(items)
+        ]
         for future in futures:
             future.exception()  # waits
     return [future.result() for future in futures]

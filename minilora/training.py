@@ -8,6 +8,7 @@ was stopped and resumed ends with the same bits as one that was not.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,6 +55,8 @@ def train_step(
     seed            of dropout in this step
     threads         that share the rows; None: as many as `runtime.n_threads()`
 
+    Gradients are values here: `.grad` stays None. Ctrl-C in the update takes effect after it.
+
     Raises NonFiniteError, before the update, naming what was not finite; DataError if no token is
     labelled; and whatever the model raises. The parameters are then as they were.
     """
@@ -66,10 +69,13 @@ def train_step(
             "the optimizer trains none of the parameters that have a gradient; make it after "
             "set_adapter() or whatever else decides what is trainable"
         )
-    check_finite(model, loss, gradients, step=optimizer.t + 1)
+    norm = check_finite(model, loss, gradients, step=optimizer.t + 1)
     if max_grad_norm is not None:
-        gradients, _ = clip_gradients(gradients, max_grad_norm)
-    optimizer.step(gradients)
+        clip_gradients(gradients, max_grad_norm, norm)
+    with ctrl_c() as wanted:  # an update is whole, or has not begun
+        optimizer.step(gradients)
+    if wanted.is_set():
+        signal.raise_signal(signal.SIGINT)
     return loss
 
 
@@ -122,12 +128,13 @@ def loss_and_gradients(
     return total, gradients
 
 
-def check_finite(model: Any, loss: float, gradients: Mapping[Any, np.ndarray], step: int) -> None:
-    """NonFiniteError, naming the step and the tensor, if the loss or a gradient is not finite."""
+def check_finite(model: Any, loss: float, gradients: Mapping[Any, np.ndarray], step: int) -> float:
+    """The gradients' global norm. NonFiniteError, naming step and tensor, if it is not finite."""
     advice = "nothing was updated; lower the learning rate, clip the gradients, or look at the data"
     if not math.isfinite(loss):
         raise NonFiniteError(f"step {step}: the loss is {loss}; {advice}")
-    if not math.isfinite(global_norm(gradients.values())):
+    norm = global_norm(gradients.values())
+    if not math.isfinite(norm):
         bad = [
             n
             for n, p in model.named_parameters()
@@ -135,6 +142,7 @@ def check_finite(model: Any, loss: float, gradients: Mapping[Any, np.ndarray], s
         ]
         what = bad[0] if bad else "the sum of the squares (each number is finite, but too large)"
         raise NonFiniteError(f"step {step}: the gradient of {what} is not finite; {advice}")
+    return norm
 
 
 def train(

@@ -121,3 +121,9 @@ def test_where_nothing_is_asked_there_is_no_mean(tiny, measure):
     silent = [Example([2, 3, 4], [-100, -100, -100])]
     with pytest.raises(DataError, match=r"none .*target"):
         measure(tiny(), silent)
+
+
+def test_examples_of_which_nothing_is_asked_do_not_count(tiny):
+    silent, wrong = Example([2, 3, 4], [-100] * 3), Example([2, 3, 4], [-100, 3, 4])
+    alone = exact_match(tiny(), [wrong])
+    assert exact_match(tiny(), [wrong, silent]) == alone == 0.0

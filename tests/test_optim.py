@@ -225,7 +225,8 @@ def gradients_of(*arrays):
 def test_clipped_norm_is_at_most_what_was_asked_for(dtype, max_norm):
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((30, 20), (500,), (1,))]
-    clipped, norm = clip_gradients(gradients_of(*arrays), max_norm)
+    clipped = gradients_of(*arrays)
+    norm = clip_gradients(clipped, max_norm)
     flat = np.concatenate([a.ravel() for a in arrays]).astype(np.float64)
     assert norm == pytest.approx(np.linalg.norm(flat), rel=1e-6)
     after = np.concatenate([a.ravel() for a in clipped.values()]).astype(np.float64)
@@ -243,7 +244,8 @@ def test_clipping_is_as_exact_for_millions_of_numbers(fill):
     array = {"normal": rng.standard_normal, "positive": rng.random}.get(
         fill, lambda size: np.full(size, 0.1)
     )(shape).astype(np.float32)
-    clipped, norm = clip_gradients(gradients_of(array), 1.0)
+    clipped = gradients_of(array)
+    norm = clip_gradients(clipped, 1.0)
     exact = math.sqrt(float((array.astype(np.float64) ** 2).sum()))
     assert norm == pytest.approx(exact, rel=1e-6)
     (after,) = clipped.values()
@@ -253,10 +255,8 @@ def test_clipping_is_as_exact_for_millions_of_numbers(fill):
 def test_small_gradients_are_left_as_they_are():
     small = np.array([0.3, -0.4])
     given = gradients_of(small)
-    clipped, norm = clip_gradients(given, 0.5)
-    assert norm == 0.5
-    assert next(iter(clipped.values())) is small
-    assert list(clipped) == list(given)
+    assert clip_gradients(given, 0.5) == 0.5
+    assert next(iter(given.values())) is small
 
 
 def test_clipping_writes_into_no_gradient():

@@ -211,3 +211,59 @@ def test_threads_set_to_is_for_the_with_only(monkeypatch):
     with pytest.raises(KeyError), threads_set_to(7):
         parallel(lambda i: {}[i], [0])
     assert n_threads() == cores()
+
+
+def test_no_grad_and_books_are_those_of_whoever_opened_them(tiny, tiny_batch):
+    """Threads that share a batch inherit them; a thread of someone else's does not see them."""
+    import threading
+
+    from minilora.accounting import ledger, predict
+    from minilora.autograd import no_grad
+    from minilora.config import ModelConfig
+    from minilora.errors import TapeError
+
+    model = tiny()
+    optimizer = AdamW(model.parameters())
+    for threads in (1, 2):
+        with no_grad(), pytest.raises(TapeError):
+            train_step(model, optimizer, *tiny_batch, threads=threads)
+
+    config = ModelConfig(31, 24, 40, 2, 4)
+    alone = predict(config, batch_size=4, length=12)
+    found = []
+
+    def foretell():
+        found.append(predict(config, batch_size=4, length=12))
+
+    others = [threading.Thread(target=foretell) for _ in range(3)]
+    with ledger(model, optimizer) as books:
+        for other in others:
+            other.start()
+        for other in others:
+            other.join()
+    assert books.timeline == []
+    for each in found:
+        assert each.flops == alone.flops
+        assert each.ledger.totals == alone.ledger.totals
+
+
+def test_an_update_is_whole_though_ctrl_c_is_pressed_in_it(tiny, tiny_batch, monkeypatch):
+    import signal
+
+    model, straight = tiny(), tiny()
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+    train_step(straight, AdamW(straight.parameters(), lr=1e-2), *tiny_batch, threads=1)
+    move, pressed = AdamW._move, []
+
+    def press(self, *args):
+        move(self, *args)
+        if not pressed:
+            pressed.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(AdamW, "_move", press)
+    with pytest.raises(KeyboardInterrupt):
+        train_step(model, optimizer, *tiny_batch, threads=1)
+    assert optimizer.t == 1
+    for p, q in zip(model.parameters(), straight.parameters(), strict=True):
+        assert np.array_equal(p.data, q.data)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from minilora import ops
 from minilora.accounting.counts import Array, Method, arrays, as_key
 from minilora.accounting.estimate import Estimate, estimate
 from minilora.accounting.predict import Flops, predict
@@ -146,8 +147,9 @@ def _check_together(p: Plan) -> None:
         )
     if p.gpus > 1 or p.offload or p.attention_weights:
         raise ConfigError(
-            "exact is minilora's step on one processor, which keeps attention weights; cards to "
-            "share, offload and attention_weights are for accounting tutorial or mixed"
+            f"exact is minilora's step on one processor, which keeps attention weights up to "
+            f"{ops.LONG} queries and not above; cards to share, offload and attention_weights "
+            "are for accounting tutorial or mixed"
         )
 
 
@@ -298,27 +300,36 @@ def _exact(plan: Plan) -> tuple[Bytes, int]:
 def step_flops(plan: Plan) -> Flops | None:
     """The matrix products of minilora's step of that plan; None where no step of it is known.
 
-    Their number grows with the tokens, and in attention with their square. So steps of two tokens
-    and of three tell both coefficients, and any length follows, exactly, without its arrays.
+    Of n tokens they are a quadratic in n, up to ops.LONG. Above, attention goes in blocks, which
+    skip what lies beyond their last key and compute p once more in backward: there they are a
+    quadratic in the number of whole blocks, one for each remainder. Three short steps tell such a
+    quadratic, and any length follows, exactly, without its arrays.
     """
     if isinstance(plan.config, Gpt) or plan.method.name not in ("full", "lora", "qlora"):
         return None
-    at_1, at_2 = (_flops_at(plan.config, plan.method.adapts, n, plan.checkpointing) for n in (2, 3))
     n = plan.tokens - 1  # the last token is only foretold
+    first, apart = 1, 1
+    if n > ops.LONG:
+        first, apart = ops.LONG + 1 + (n - ops.LONG - 1) % ops.BLOCK, ops.BLOCK
+    steps = [
+        _flops_at(plan.config, plan.method.adapts, first + i * apart, plan.checkpointing)
+        for i in range(3)
+    ]
+    x = (n - first) // apart
 
-    def at(a: int, b: int) -> int:
-        square = (b - 2 * a) // 2
-        return plan.batch_size * n * ((a - square) + square * n)
+    def at(a: int, b: int, c: int) -> int:  # Newton's: from the first value and the differences
+        return plan.batch_size * (a + x * (b - a) + x * (x - 1) // 2 * (c - 2 * b + a))
 
     products = ("forward", "backward_through", "backward_weights")
     return Flops(
-        **{k: at(getattr(at_1, k), getattr(at_2, k)) for k in products}, update=at_1.update
+        **{k: at(*(getattr(step, k) for step in steps)) for k in products}, update=steps[0].update
     )
 
 
 @lru_cache(64)
-def _flops_at(config: ModelConfig, lora: Any, length: int, checkpointing: bool) -> Flops:
-    return predict(config, lora=lora, length=length, checkpointing=checkpointing).flops
+def _flops_at(config: ModelConfig, lora: Any, n: int, checkpointing: bool) -> Flops:
+    """Of one row of n tokens and the one that is only foretold."""
+    return predict(config, lora=lora, length=n + 1, checkpointing=checkpointing).flops
 
 
 def _ceil(n: int, parts: int) -> int:

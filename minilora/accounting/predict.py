@@ -96,6 +96,7 @@ def predict(
     accumulate: int = 1,
     checkpointing: bool = False,
     threads: int = 1,
+    labels: np.ndarray | None = None,
 ) -> Prediction:
     """A training step of that config, as minilora would take it.
 
@@ -103,13 +104,16 @@ def predict(
     threads   that share the rows; with more than one the peak depends on which is how far when
     length    tokens in a row;  targets   those of them with a label; None: all but the first
 
+    labels    (B, T) of a real batch, in the place of batch_size, length and targets
+
     Raises ConfigError for sizes that the model has not.
     """
+    if labels is None:
+        labels = _labels(batch_size, length, length - 1 if targets is None else targets)
+    length = labels.shape[1]
     if length > config.max_positions:
         raise ConfigError(f"length {length} is above this model's context {config.max_positions}")
-    ids = np.zeros((batch_size, length), np.int64)
-    labels = np.full_like(ids, -100)
-    labels[:, length - (length - 1 if targets is None else targets) :] = 0
+    ids = np.zeros_like(labels)
     with books() as account, arrays_by(shadow):
         model: Any = Transformer(config, seed=None, dtype=dtype)
         if lora is not None:
@@ -126,3 +130,15 @@ def predict(
             account.elementwise - products.elementwise,
         )
         return Prediction(kept, model.n_parameters(trainable=True), model.n_parameters(), flops)
+
+
+def _labels(batch_size: int, length: int, targets: int) -> np.ndarray:
+    """Labels (B, T) of which the last `targets` of a row are asked for."""
+    for name, value, low in (("batch_size", batch_size, 1), ("length", length, 2)):
+        if value < low:
+            raise ConfigError(f"{name} {value} must be {low} or more")
+    if not 1 <= targets < length:
+        raise ConfigError(f"targets {targets} must be from 1 to {length - 1}, one less than length")
+    labels = np.full((batch_size, length), -100)
+    labels[:, length - targets :] = 0
+    return labels

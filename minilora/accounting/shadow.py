@@ -20,6 +20,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -44,17 +45,18 @@ class Books:
         self.peak = max(self.peak, self.held)
 
 
-_open: list[Books] = []
+_open: ContextVar[Books] = ContextVar("books")
 
 
 @contextmanager
 def books() -> Iterator[Books]:
-    """Inside this `with`, new shadows are entered into these books."""
-    _open.append(Books())
+    """Inside this `with`, also in threads that share a batch, new shadows are entered here."""
+    account = Books()
+    before = _open.set(account)
     try:
-        yield _open[-1]
+        yield account
     finally:
-        _open.pop()
+        _open.reset(before)
 
 
 class _Block:
@@ -63,7 +65,7 @@ class _Block:
     __slots__ = ("books", "nbytes")
 
     def __init__(self, nbytes: int):
-        self.books, self.nbytes = _open[-1], nbytes
+        self.books, self.nbytes = _open.get(), nbytes
         self.books.enter(nbytes)
 
     def __del__(self) -> None:
@@ -105,7 +107,7 @@ class Shadow(NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         shapes = [np.shape(x) for x in inputs]
-        account = _open[-1]
+        account = _open.get()
         product = max(getattr(x, "product", 0) for x in inputs)
         if method == "__call__":
             shape = _call_shape(ufunc, shapes)

@@ -52,7 +52,7 @@ def backward(loss: Tensor, gradient: Any = None) -> dict[Tensor, np.ndarray]:
             gradients[edge] = total if is_array(total) else np.asarray(total)
             if isinstance(edge, Function) and not used_before:
                 heapq.heappush(waiting, (-edge.order, edge))
-        for watcher in watchers:
+        for watcher in watchers():
             watcher.passed(op, gradients)
     return gradients  # type: ignore[return-value]  # every operation has been taken out
 

@@ -101,7 +101,7 @@ class Function:
             for t, w in zip(tensors, wanted, strict=True)
         )
         ctx.order = next(_order)
-        for watcher in watchers:
+        for watcher in watchers():
             watcher.recorded(ctx)
         return Tensor(y, node=ctx)
 

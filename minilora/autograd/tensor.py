@@ -8,36 +8,40 @@ done with it.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minilora.errors import DTypeError, TapeError
 
-_mode = threading.local()
+# A context variable: other threads do not see it, but the threads that share a batch inherit it.
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
 
 
 def grad_enabled() -> bool:
-    """Whether operations of this thread are being recorded."""
-    return getattr(_mode, "enabled", True)
+    """Whether operations are being recorded here."""
+    return _recording.get()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Inside this `with`, in this thread, nothing is recorded and nothing is kept."""
-    before = grad_enabled()
-    _mode.enabled = False
+    """Inside this `with` nothing is recorded and nothing is kept."""
+    before = _recording.set(False)
     try:
         yield
     finally:
-        _mode.enabled = before
+        _recording.reset(before)
 
 
 def is_array(x: Any) -> bool:
-    """NumPy's array, or one that stands in for it under the same protocol (NEP 18)."""
+    """NumPy's array, or one that stands in for it under the same protocol (NEP 18).
+
+    There is one such: `accounting/shadow.py` has arrays of which only the shape exists. It is for
+    their sake that operations say `np.zeros(shape, dtype, like=x)` where they make an array.
+    """
     return hasattr(type(x), "__array_function__")
 
 

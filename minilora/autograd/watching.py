@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 
@@ -20,14 +21,19 @@ class Watcher(Protocol):
         """Backward has passed it, and it has let go of that; the gradients that are under way."""
 
 
-watchers: list[Watcher] = []
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
+
+
+def watchers() -> tuple[Watcher, ...]:
+    """Who is watching here."""
+    return _watchers.get()
 
 
 @contextmanager
 def watch(watcher: Watcher) -> Iterator[None]:
-    """Inside this `with`, tell `watcher` what happens on every tape of the process."""
-    watchers.append(watcher)
+    """Inside this `with`, tell `watcher` what happens, also in the threads that share a batch."""
+    before = _watchers.set((*_watchers.get(), watcher))
     try:
         yield
     finally:
-        watchers.remove(watcher)
+        _watchers.reset(before)

@@ -161,7 +161,10 @@ def _compared(bills: list[Budget], options: argparse.Namespace) -> None:
 
     card = int(options.gpu * GIB) if options.gpu else None
     if not options.json:
-        print(words.compared(options.model, bills, card))
+        # Of QLoRA minilora takes no step: it stands here without FLOPs, as prompts do.
+        known = [b.plan.method.name in ("full", "lora") for b in bills]
+        flops = [step_flops(b.plan) if k else None for b, k in zip(bills, known, strict=True)]
+        print(words.compared(options.model, bills, flops, card))
         return
     rows = [words.as_json(options.model, bill, step_flops(bill.plan)) for bill in bills]
     for row in rows if card is not None else ():

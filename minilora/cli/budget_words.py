@@ -149,8 +149,10 @@ def as_json(
     return said
 
 
-def compared(model: str, bills: list[Budget], card: int | None) -> str:
-    """A line a method."""
+def compared(
+    model: str, bills: list[Budget], flops: list[Flops | None], card: int | None
+) -> str:
+    """A line a method: its bytes, and below its multiplications; the first is full tuning."""
     plan = bills[0].plan
     columns = ("weights", "gradients", "optimizer", "activations", "needed")
     head = f"{'method':<9}{'trained':>15}" + "".join(f"{column:>13}" for column in columns)
@@ -166,7 +168,26 @@ def compared(model: str, bills: list[Budget], card: int | None) -> str:
         line = f"{bill.plan.method.name:<9}{bill.trainable_parameters:>15,}"
         line += "".join(f"{n / 1e9:>13.3f}" for n in amounts)
         lines.append(line + ("" if card is None else "   yes" if bill.needed <= card else "   no"))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_compared_flops(bills, flops)])
+
+
+def _compared_flops(bills: list[Budget], flops: list[Flops | None]) -> list[str]:
+    """What freezing spares of a step: the weights' gradients (dW), not the way through (dx)."""
+    full = flops[0]
+    if full is None:
+        return []
+    columns = ("forward", "through (dx)", "weights (dW)", "update", "total", "of full")
+    lines = [
+        "\nFLOPs of minilora's step: a frozen matrix spares its dW; dx must still go through it\n",
+        f"{'method':<9}" + "".join(f"{column:>14}" for column in columns),
+    ]
+    for bill, f in zip(bills, flops, strict=True):
+        parts = ["-"] * len(columns)
+        if f is not None:
+            amounts = (f.forward, f.backward_through, f.backward_weights, f.update, f.total)
+            parts = [*map(_flops, amounts), f"{100 * f.total / full.total:.1f} %"]
+        lines.append(f"{bill.plan.method.name:<9}" + "".join(f"{part:>14}" for part in parts))
+    return lines
 
 
 def check_table(found: Check) -> str:

@@ -103,7 +103,11 @@ def table(report: dict[str, Any]) -> str:
     for kind in ("weights", "gradients", "optimizer", "activations", "peak"):
         line(f"bytes: {kind}", lambda m, kind=kind: f"{m['bytes'][kind]:,}")
     line("bytes of the file saved", lambda m: f"{m['file_bytes']:,}")
-    line("seconds a step (median)", lambda m: f"{m['step_seconds']:.3f}")
+    first = methods[0]
+    line("GFLOP a step", lambda m: f"{_products(m) / 1e9:.2f}")
+    line("  of full", lambda m: f"{_products(m) / _products(first):.2f}")
+    line("seconds a step, in turns", lambda m: f"{m['step_seconds']:.3f}")
+    line("  of full", lambda m: f"{m['step_seconds'] / first['step_seconds']:.2f}")
     line("new task before", lambda m: _percent(m["new_before"]))
     line("new task after", lambda m: _percent(m["new_after"]))
     if methods[0]["old_before"] is not None:
@@ -124,6 +128,12 @@ def table(report: dict[str, Any]) -> str:
         + "".join(c.rjust(w + 3) for c, w in zip(row[1:], widths[1:], strict=True))
         for row in lines
     )
+
+
+def _products(method: dict[str, Any]) -> int:
+    """Multiplications and additions of all matrix products of a step."""
+    f = method["flops"]
+    return f["forward"] + f["backward_through"] + f["backward_weights"]
 
 
 def _percent(share: float | None) -> str:

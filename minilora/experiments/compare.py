@@ -12,21 +12,23 @@ import math
 import platform
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import minilora
-from minilora.accounting import ledger
+from minilora.accounting import Flops, ledger, predict
 from minilora.autograd import no_grad
 from minilora.bases import load_base, save_base
 from minilora.data.batches import Batches, collate
 from minilora.errors import ConfigError
 from minilora.experiments.tasks import Task, default_task, load_task
-from minilora.model import Transformer
+from minilora.model import ModelConfig, Transformer
 from minilora.optim import AdamW, Schedule
 from minilora.peft import LoraConfig, PeftModel, get_peft_model
 from minilora.peft.lora import check_config
@@ -35,6 +37,7 @@ from minilora.training import History, train, train_step
 
 METHODS = ("full", "lora")
 _GLANCES = 10
+_TURNS = 9
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,9 @@ def compare(
         rows.append(row)
         if row["interrupted"]:
             break
+    else:
+        for row, seconds in zip(rows, _in_turns(settings, task, config), strict=True):
+            row["step_seconds"] = seconds
     return {
         "settings": asdict(settings),
         "methods": rows,
@@ -141,6 +147,7 @@ def _run(
         "base_restored": None,
         "file_bytes": _saved_bytes(model, adapter_folder),
         "step_seconds": statistics.median(history.seconds),
+        "flops": asdict(_flops(method, base.config, config, batches[0][1])),
         "losses": history.losses,
         "curve": curve,
         "interrupted": history.interrupted,
@@ -164,8 +171,35 @@ def _books(model: Any, optimizer: AdamW, batch: tuple[np.ndarray, np.ndarray]) -
     With one thread: with more, what is held at once depends on which of them is how far.
     """
     with ledger(model, optimizer) as kept:
-        train_step(model, optimizer, *batch, threads=1)
+        train_step(model, optimizer, *batch, threads=1, max_grad_norm=1.0)
     return {"bytes": {**kept.totals, "peak": kept.peak}, "timeline": kept.curve()}
+
+
+def _flops(method: str, model: ModelConfig, config: LoraConfig, labels: np.ndarray) -> Flops:
+    """What a step on a batch of these labels multiplies and adds."""
+    return predict(model, lora=config if method == "lora" else None, labels=labels).flops
+
+
+def _in_turns(s: Settings, task: Task, config: LoraConfig) -> list[float]:
+    """Seconds of a step by each method, the median of several that take turns.
+
+    While each method trains, minutes apart, the machine is busy in different ways.
+    """
+    assert s.batch_size is not None
+    batch = Batches(task.train, s.batch_size, seed=s.seed)[0]
+    steps = []
+    for method in METHODS:
+        model: Any = load_base(s.base)
+        if method == "lora":
+            model = get_peft_model(model, config, seed=s.seed)
+        steps.append(partial(train_step, model, AdamW(model.parameters(), lr=1e-6), *batch))
+    times: list[list[float]] = [[] for _ in steps]
+    for _ in range(_TURNS + 1):
+        for taken, step in zip(times, steps, strict=True):
+            began = time.perf_counter()
+            step(max_grad_norm=1.0)
+            taken.append(time.perf_counter() - began)
+    return [statistics.median(taken[1:]) for taken in times]  # the first of each warms up
 
 
 def _tune(

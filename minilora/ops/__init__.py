@@ -80,6 +80,7 @@ def concatenate(xs: Any, axis: int = 0) -> Tensor:
 
 # Queries beyond which p, B·H·T·S numbers, is not kept but computed again, block by block.
 LONG = 256
+BLOCK = 128
 
 
 def attention(
@@ -88,7 +89,7 @@ def attention(
     """Causal attention: the plain form, or in blocks of queries if there are many (or as asked)."""
     if block is None and q.shape[2] <= LONG:
         return Attention.apply(q, k, v, start=start)
-    return BlockAttention.apply(q, k, v, start=start, block=block or 128)
+    return BlockAttention.apply(q, k, v, start=start, block=block or BLOCK)
 
 
 def checkpoint(f: Callable[[Tensor], Tensor], x: Tensor, parameters: Iterable[Tensor]) -> Tensor:

@@ -64,10 +64,10 @@ class BlockAttention(Function):
     Dao et al., "FlashAttention", arXiv 2205.14135; what they split along the keys as well, with a
     running softmax, is for a GPU's small fast memory.
 
-    Kept: q, k and v. p is computed again in backward, which costs one product of four.
+    Kept: q, k and v. p is computed again in backward: one product more, beside four.
     """
 
-    def forward(ctx, q, k, v, *, start=None, block=128):
+    def forward(ctx, q, k, v, *, start=None, block):
         _check(q, k, v)
         ctx.start, ctx.block = start, block
         n = ctx.needs

@@ -100,7 +100,11 @@ class LinearCrossEntropy(Function):
             dx = np.zeros(size, dloss.dtype, like=ctx.saved.dx)
             dx[ctx.saved.asked] = ctx.saved.dx * dloss
             dx = dx.reshape(ctx.shape)
-        return dx, ctx.saved.dW * dloss if ctx.needs.W else None
+        dW = None
+        if ctx.needs.W:
+            dW = ctx.saved.dW  # as large as the head, and nobody else's: scaled in place
+            dW *= dloss
+        return dx, dW
 
 
 def count_targets(labels: np.ndarray) -> int:

@@ -28,6 +28,7 @@ class LoraConfig:
     init_lora_weights  True: A Kaiming-uniform, B zero; "gaussian": A normal with deviation 1/r,
                        B zero; False: both Kaiming-uniform, so that the start is not the base
     bias               "none": biases stay frozen
+    task_type          "CAUSAL_LM", the only one
     base_model_name_or_path   set when the adapter is attached; for the reader of its folder
 
     Raises ConfigError naming the value and what is allowed.
@@ -41,12 +42,17 @@ class LoraConfig:
     init_lora_weights: bool | Literal["gaussian"] = True
     bias: Literal["none"] = "none"
     base_model_name_or_path: str | None = None
+    task_type: str | None = "CAUSAL_LM"
 
     def __post_init__(self) -> None:
         if isinstance(self.r, np.integer):  # out of an array of ranks, say
             object.__setattr__(self, "r", int(self.r))
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise ConfigError(f"rank r = {self.r!r} must be a whole number from 1")
+        if isinstance(self.lora_alpha, np.integer | np.floating):
+            object.__setattr__(self, "lora_alpha", self.lora_alpha.item())
+        if self.task_type not in ("CAUSAL_LM", None):
+            raise ConfigError(f"task_type = {self.task_type!r}: only 'CAUSAL_LM' is done here")
         alpha = self.lora_alpha
         if (
             isinstance(alpha, bool)
@@ -75,7 +81,7 @@ class LoraConfig:
 def _targets(given: Any) -> str | tuple[str, ...]:
     """Target modules as they are kept: a pattern, or a tuple of names."""
     # One plain name means the matrices called so; as a pattern for a whole path it matches none.
-    if isinstance(given, str) and re.fullmatch(r"\w+", given):
+    if isinstance(given, str) and re.fullmatch(r"[\w.]+", given):
         return (given,)
     if isinstance(given, str) and given:
         return given
@@ -89,8 +95,7 @@ def _targets(given: Any) -> str | tuple[str, ...]:
 def find_targets(linears: Iterable[str], targets: str | Sequence[str]) -> list[str]:
     """Those paths of Linear modules that `targets` names. ConfigError where one names none.
 
-    PEFT's rule: one string is a regular expression for the whole path, or its end; a list holds
-    ends of paths.
+    PEFT's rule: a list holds ends of paths, one string is a regular expression for the whole path.
     """
     linears = list(linears)
     if targets == ALL_LINEAR:
@@ -110,9 +115,9 @@ def find_targets(linears: Iterable[str], targets: str | Sequence[str]) -> list[s
 
 
 def _matches(path: str, target: str, *, regex: bool) -> bool:
-    if path == target or path.endswith("." + target):
-        return True
+    if not regex:
+        return path == target or path.endswith("." + target)
     try:
-        return regex and re.fullmatch(target, path) is not None
+        return re.fullmatch(target, path) is not None
     except re.error as error:
         raise ConfigError(f"target {target!r} is no regular expression: {error}") from None

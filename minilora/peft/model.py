@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import Tensor
-from minilora.errors import AdapterError
+from minilora.errors import AdapterError, DTypeError
 from minilora.model import Transformer
 from minilora.nn import Module
 from minilora.peft import folder as files
 from minilora.peft.config import LoraConfig
 from minilora.peft.lora import LoraLinear, Switch, check_config, warn_merged
+
+FLOATS = ("float16", "float32", "float64")
 
 
 def get_peft_model(
@@ -244,12 +246,14 @@ class PeftModel(Module):
 
         dtype   of the weights, e.g. np.float16; None: as they are
         """
+        if dtype is not None and str(dtype) not in FLOATS and dtype not in map(np.dtype, FLOATS):
+            raise DTypeError(f"dtype {dtype} must be one of {', '.join(FLOATS)}")
         if self._switch.merged is None:
             self.merge_adapter()
         return self._unload(dtype)
 
     def unload(self) -> Transformer:
-        """The base as the plain model it was; adapters are gone."""
+        """The base as the plain model it was, though frozen still; adapters are gone."""
         if self._switch.merged:
             self.unmerge_adapter()
         return self._unload(None)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from minilora.accounting.budget import NF4_BITS, Plan, budget, step_flops
+from minilora import ops
+from minilora.accounting.budget import NF4_BITS, Plan, _flops_at, budget, step_flops
 from minilora.accounting.counts import Method
 from minilora.accounting.estimate import estimate
 from minilora.accounting.predict import predict
@@ -142,12 +143,28 @@ class TestFlops:
     @pytest.mark.parametrize("checkpointing", [False, True])
     @pytest.mark.parametrize("method", [Method(), LORA])
     @pytest.mark.parametrize("length", [2, 3, 4, 37, 64])
-    def test_two_short_steps_tell_of_any(self, method, length, checkpointing):
-        plan = Plan(TINY, method, batch_size=5, length=length, checkpointing=checkpointing)
-        said = predict(
-            TINY, lora=method.adapts, batch_size=5, length=length, checkpointing=checkpointing
-        )
-        assert step_flops(plan) == said.flops
+    def test_three_short_steps_tell_of_any(self, method, length, checkpointing):
+        self.equal(TINY, method, batch_size=5, length=length, checkpointing=checkpointing)
+
+    @pytest.mark.parametrize("checkpointing", [False, True])
+    @pytest.mark.parametrize("method", [Method(), LORA])
+    @pytest.mark.parametrize("n", [255, 256, 257, 258, 384, 385, 512, 600, 1000, 1024])
+    def test_also_where_attention_goes_in_blocks(self, method, n, checkpointing):
+        config = replace(TINY, max_positions=2048)
+        self.equal(config, method, batch_size=3, length=n + 1, checkpointing=checkpointing)
+
+    def equal(self, config, method, **options):
+        said = predict(config, lora=method.adapts, **options)
+        assert step_flops(Plan(config, method, **options)) == said.flops
+
+    @pytest.mark.parametrize(("long", "block"), [(100, 32), (64, 96)])
+    def test_whatever_the_blocks(self, monkeypatch, long, block):
+        monkeypatch.setattr(ops, "LONG", long)
+        monkeypatch.setattr(ops, "BLOCK", block)
+        _flops_at.cache_clear()
+        for n in (long, long + 1, 3 * block, 300):
+            self.equal(replace(TINY, max_positions=512), LORA, length=n + 1)
+        _flops_at.cache_clear()
 
     def test_a_lora_step_takes_two_thirds(self):
         full, lora = (step_flops(Plan(LLAMA, m)) for m in (Method(), Method("lora")))

@@ -57,13 +57,28 @@ class TestText:
 
     def test_all_methods_side_by_side(self, run):
         outcome = run("budget", "llama-3-8b", "--compare", "--rank", 16, "--gpu", 24)
-        table = [line.split() for line in outcome.out.splitlines()[3:]]
+        table = [line.split() for line in outcome.out.splitlines()[3:9]]
         methods = ["full", "lora", "qlora", "prompt", "prefix", "adapter"]
         assert [line[0] for line in table] == methods
         assert [line[-1] for line in table] == ["no", "yes", "yes", "yes", "yes", "yes"]
         assert table[1][1] == "6,815,744"
         exact = run("budget", "skills", "--compare", "--accounting", "exact").out
-        assert [line.split()[0] for line in exact.splitlines()[3:]] == ["full", "lora"]
+        assert [line.split()[0] for line in exact.splitlines()[3:5]] == ["full", "lora"]
+
+    def test_what_freezing_spares_of_a_step(self, run):
+        out = run("budget", "llama-3-8b", "--compare").out
+        head, full, lora, *rest = out[out.index("FLOPs") :].splitlines()[2:]
+        assert head.split("  ")[-1].strip() == "of full"
+        full, lora = (line.replace(" T", "T").replace(" G", "G").split() for line in (full, lora))
+        assert (full[0], lora[0]) == ("full", "lora")
+        assert full[-2:] == ["100.0", "%"]
+        assert 65 < float(lora[-2]) < 69  # two thirds
+        assert full[2].endswith("T") and lora[2].endswith("T")  # dx: both pay it
+        assert lora[3].endswith("G")  # dW: spared
+        assert [line.split() for line in rest] == [
+            [name, *"------"] for name in ("qlora", "prompt", "prefix", "adapter")
+        ]
+        assert "FLOPs" not in run("budget", "gpt3-175b", "--compare").out
 
 
 class TestJson:
