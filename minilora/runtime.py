@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -57,6 +59,19 @@ def keep_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     done = [mallopt(option, value) for option, value in _KEEP]  # all of them, in this order
     return done == [1] * len(_KEEP)
+
+
+def resident_peak() -> int:
+    """The most bytes of this process that were in memory at once, whatever they were for."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not `ru_maxrss`: a process inherits that from the one that started it.
+        line = next(each for each in status.read_text().splitlines() if each.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from minilora import training
 from minilora.bases import load_base
-from minilora.errors import ConfigError, MiniloraError
+from minilora.errors import ConfigError, FormatError, MiniloraError
 from minilora.finetuning import SKILLS_DEFAULTS, defaults_for, finetune
 from minilora.peft import LoraConfig, PeftModel
 
@@ -136,3 +136,23 @@ def test_each_base_has_settings_that_suit_it(tiny):
     assert defaults_for(load_base("skills")) == SKILLS_DEFAULTS
     other = defaults_for(tiny())
     assert other.lr_full < other.lr < SKILLS_DEFAULTS.lr
+
+
+@pytest.mark.parametrize("changed", ["lora", "data"])
+def test_a_stopped_run_goes_on_with_its_own_settings_only(data, out, monkeypatch, changed):
+    """Another alpha or other examples would be another run."""
+    step = training.train_step
+
+    def press(*args, **how):
+        signal.raise_signal(signal.SIGINT)
+        return step(*args, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", press)
+        stopped, _ = finetune("skills", data, out, lora=LoraConfig(r=2), **QUICK)
+    assert stopped.interrupted
+    lora = LoraConfig(r=2, lora_alpha=64) if changed == "lora" else LoraConfig(r=2)
+    if changed == "data":
+        data.write_text(data.read_text() + data.read_text())
+    with pytest.raises(FormatError, match=changed):
+        finetune("skills", data, out, lora=lora, resume=True, **QUICK)

@@ -25,6 +25,7 @@ from minilora.accounting.shadow import Shadow, books_of
 from minilora.autograd import Function, Tensor, tape, watch
 from minilora.nn import current_module
 from minilora.optim import AdamW
+from minilora.runtime import resident_peak
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "buffers")
 
@@ -79,10 +80,14 @@ class Ledger:
     peak       the most bytes held at once, workspace inside of operations included: for arrays as
                `tracemalloc` saw it (exact with one thread), for shadows as their books say
     timeline   bytes by kind after each operation, forward and backward
+    resident   the most that the process has ever held, of everything; 0 for shadows
+
+    Open it before the forward pass: what is on a tape already is not entered any more.
     """
 
     def __init__(self, model: Any, optimizer: AdamW):
         self.peak = 0
+        self.resident = 0
         self.timeline: list[Moment] = []
         self._lock = threading.Lock()
         self._tapes: dict[int, _Tape] = {}
@@ -218,6 +223,12 @@ class Ledger:
         lines = [f"{kind:<12}{nbytes:>16,} bytes" for kind, nbytes in self.totals.items()]
         total = sum(self.totals.values())
         lines += [f"{'total':<12}{total:>16,} bytes", f"{'peak':<12}{self.peak:>16,} bytes"]
+        if self.resident:
+            rest = self.resident - self.peak
+            lines.append(
+                f"{'resident':<12}{self.resident:>16,} bytes, of the whole process at most: "
+                f"{rest:,} more for Python, libraries, what was loaded, and memory that is kept"
+            )
         return "\n".join(lines)
 
 
@@ -229,6 +240,8 @@ def ledger(model: Any, optimizer: AdamW) -> Iterator[Ledger]:
     with watch(kept), _meter(model) as most:
         yield kept
     kept.peak = before + most()
+    if not isinstance(next(iter(model.parameters())).data, Shadow):
+        kept.resident = resident_peak()
 
 
 @contextmanager

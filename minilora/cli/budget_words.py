@@ -149,9 +149,7 @@ def as_json(
     return said
 
 
-def compared(
-    model: str, bills: list[Budget], flops: list[Flops | None], card: int | None
-) -> str:
+def compared(model: str, bills: list[Budget], flops: list[Flops | None], card: int | None) -> str:
     """A line a method: its bytes, and below its multiplications; the first is full tuning."""
     plan = bills[0].plan
     columns = ("weights", "gradients", "optimizer", "activations", "needed")

@@ -135,8 +135,9 @@ class TestExact:
 
     def test_too_long_a_row(self):
         config = replace(TINY, max_positions=2**20)
-        with pytest.raises(ConfigError, match="8,192"):
-            Plan(config, accounting="exact", length=8193)
+        Plan(config, accounting="exact", length=16384)
+        with pytest.raises(ConfigError, match="16,384"):
+            Plan(config, accounting="exact", length=16385)
 
 
 class TestFlops:

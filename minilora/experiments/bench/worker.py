@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import json
-import resource
 import sys
 import time
 from pathlib import Path
+
+from minilora.runtime import resident_peak
 
 
 def main() -> None:
@@ -30,19 +31,8 @@ def main() -> None:
             work()
         seconds = (time.perf_counter() - began) / job.repeat
         print(json.dumps({"seconds": seconds}), file=answers, flush=True)
-    rss = most_memory()
+    rss = resident_peak()
     print(json.dumps({"rss": rss}), file=answers, flush=True)
-
-
-def most_memory() -> int:
-    """The most bytes that were resident at once in this process."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not `ru_maxrss`: a process inherits that from the one that started it.
-        line = next(each for each in status.read_text().splitlines() if each.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
 
 
 if __name__ == "__main__":
