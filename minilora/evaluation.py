@@ -14,8 +14,9 @@ import numpy as np
 
 from minilora.autograd import Tensor, no_grad
 from minilora.data.batches import collate
-from minilora.data.instructions import IGNORE, Example
+from minilora.data.instructions import Example
 from minilora.errors import DataError
+from minilora.ops import IGNORE
 from minilora.runtime import keep_memory, n_threads, parallel
 
 

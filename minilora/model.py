@@ -22,7 +22,6 @@ from minilora.autograd import Tensor
 from minilora.config import ModelConfig
 from minilora.errors import DataError, ShapeError
 from minilora.nn import Embedding, Linear, Module, ModuleList, RMSNorm, same_draws, training
-from minilora.ops.embedding import check_ids
 
 __all__ = ["KVCache", "ModelConfig", "Transformer"]
 
@@ -200,7 +199,6 @@ class Transformer(Module):
             raise ShapeError(
                 f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]"
             )
-        check_ids(ids, self.config.vocab_size)
         # What is before a row's start is padding, and takes no place in the context.
         length = ids.shape[1] + (kv.length if kv else 0) - (0 if start is None else start.min())
         if length > self.config.max_positions:

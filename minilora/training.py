@@ -120,7 +120,8 @@ def loss_and_gradients(
     for part in split(len(ids), accumulate):
         pieces = split(part.stop - part.start, threads or n_threads())
         rows = [slice(part.start + p.start, part.start + p.stop) for p in pieces]
-        for loss, grads in parallel(share, rows, size=model.n_parameters()):
+        size = model.n_parameters() if len(rows) == 1 else 0  # counted only where it matters
+        for loss, grads in parallel(share, rows, size=size):
             total += loss
             for p in list(grads):
                 g = grads.pop(p)

@@ -10,8 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from minilora.data.instructions import IGNORE, Example
+from minilora.data.instructions import Example
 from minilora.errors import ConfigError, DataError
+from minilora.ops import IGNORE
 
 
 def collate(examples: Sequence[Example], pad_id: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from typing import Any
 from minilora.data.tokenizers import Tokenizer
 from minilora.errors import ConfigError, DataError, FormatError
 from minilora.files.json_files import read_json_lines
+from minilora.ops.cross_entropy import IGNORE
 
-IGNORE = -100
 ROLES = ("system", "user", "assistant")
 ROW_FORMS = (
     '{"prompt": "…", "completion": "…"} or {"messages": [{"role": "user", "content": "…"}, …]}'

@@ -9,7 +9,6 @@ matrix has a pair of its own. Merging adds (α/r) B A into W, after which the by
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,13 +142,6 @@ def check_config(model: Module, config: LoraConfig, *, ranks: bool = True) -> di
                 f"{linear.weight.shape}: no matrix has a higher rank; choose a smaller one"
             )
     return chosen
-
-
-def warn_merged(name: str) -> None:
-    warnings.warn(
-        f"adapter {name!r} is merged already; nothing was changed. unmerge_adapter() takes it out",
-        stacklevel=3,
-    )
 
 
 def _kaiming_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -22,7 +22,7 @@ from minilora.model import Transformer
 from minilora.nn import Module
 from minilora.peft import folder as files
 from minilora.peft.config import LoraConfig
-from minilora.peft.lora import LoraLinear, Switch, check_config, warn_merged
+from minilora.peft.lora import LoraLinear, Switch, check_config
 
 FLOATS = ("float16", "float32", "float64")
 
@@ -219,7 +219,11 @@ class PeftModel(Module):
         """
         name = self._active()
         if self._switch.merged:
-            warn_merged(name)
+            warnings.warn(
+                f"adapter {name!r} is merged already; nothing was changed. unmerge_adapter() takes "
+                "it out",
+                stacklevel=2,
+            )
             return
         layers = {path: layer for path, layer in self.layers().items() if name in layer.configs}
         if self.config.tie_word_embeddings and "lm_head" in layers:
