@@ -1,0 +1,93 @@
+"""What one may say of rows over several seeds: best settings, spreads, matched comparisons.
+
+Settings are chosen on the validation split, with seeds that are not reported on. Two arms "differ"
+only if every seed of one lies beyond every seed of the other. With five against five that happens
+by chance in 2 of 252 cases, with three against three in 1 of 10: then it is only suggested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+Row = dict[str, Any]
+
+CHOOSING_SEEDS = (100, 101)
+
+
+def where(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Those rows that have these values. A list in a row equals a tuple asked for."""
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    return [r for r in rows if all(k in r and r[k] == plain(v) for k, v in wanted.items())]
+
+
+def best(rows: Iterable[Row], by: str = "lr", score: str = "new_validation") -> Any:
+    """The value of `by` with the highest mean `score`; of equal ones the lowest. None: no rows.
+
+    Rows without a finite score count as 0.
+    """
+    groups: dict[Any, list[float]] = {}
+    for r in rows:
+        value: Any = r.get(score)
+        groups.setdefault(r[by], []).append(value if _finite(value) else 0.0)
+    if not groups:
+        return None
+    return max(sorted(groups), key=lambda v: sum(groups[v]) / len(groups[v]))
+
+
+def spread(values: Iterable[float | None]) -> tuple[float, float, float]:
+    """Mean, least and greatest of the finite values; NaN three times if there is none."""
+    finite = [v for v in values if v is not None and math.isfinite(v)]
+    if not finite:
+        return math.nan, math.nan, math.nan
+    return sum(finite) / len(finite), min(finite), max(finite)
+
+
+def apart(a: Sequence[float], b: Sequence[float]) -> str:
+    """Whether two arms differ: "differ", "suggests a difference", or "no difference shown"."""
+    if not a or not b or (min(a) <= max(b) and min(b) <= max(a)):
+        return "no difference shown"
+    chance = 2 / math.comb(len(a) + len(b), len(a))
+    return "differ" if chance <= 0.01 else "suggests a difference"
+
+
+def old_at(curve: Sequence[Row], level: float = 0.9) -> float | None:
+    """What is left of the old skills where the new one first reaches `level`; None: never.
+
+    Between two looks, a straight line.
+    """
+    return _at(curve, "old", level)
+
+
+def step_at(curve: Sequence[Row], level: float = 0.9) -> float | None:
+    """The step at which the new skill first reaches `level`; None: never."""
+    return _at(curve, "step", level)
+
+
+def _at(curve: Sequence[Row], what: str, level: float) -> float | None:
+    if curve and curve[0]["new"] >= level:
+        return float(curve[0][what])
+    for before, after in pairwise(curve):
+        if before["new"] < level <= after["new"]:
+            share = (level - before["new"]) / (after["new"] - before["new"])
+            return before[what] + share * (after[what] - before[what])
+    return None
+
+
+def percent(values: Iterable[float | None]) -> str:
+    """`87 % (84 to 91)` of shares in [0, 1]; one value alone without its range."""
+    finite = [v for v in values if v is not None and math.isfinite(v)]
+    if not finite:
+        return "none"
+    mean, low, high = spread(finite)
+    text = f"{100 * mean:.0f} %"
+    return text if len(finite) == 1 else f"{text} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
