@@ -105,10 +105,12 @@ class AdamW:
         v += (1 - beta2) * (g * g)
         if group["weight_decay"]:
             p.data *= 1 - lr * group["weight_decay"]
-        root = np.sqrt(v)
-        root /= math.sqrt(1 - beta2**self.t)
-        root += group["eps"]
-        p.data -= (lr / (1 - beta1**self.t)) * m / root
+        move = np.sqrt(v)
+        move /= math.sqrt(1 - beta2**self.t)
+        move += group["eps"]
+        np.divide(m, move, out=move)  # in its place: saves one array as large as the embeddings
+        move *= lr / (1 - beta1**self.t)
+        p.data -= move
 
     @property
     def state_bytes(self) -> int:

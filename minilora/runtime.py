@@ -19,7 +19,8 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -131,11 +132,10 @@ def parallel(function: Callable[[T], R], items: Sequence[T], *, size: int = 0) -
     BLAS is held to one thread meanwhile, so that it does not fight over the same cores. A single
     item leaves it all of them if the work is large (`size`, the model's numbers): its threads wait
     for each other by spinning, and where products are small that costs many times what it gains.
-    If calls
-    fail, the first failure in the items' order is raised, after all have ended.
+    If calls fail, the first failure in the items' order is raised, after all have ended.
     """
     # From within a share there are no threads left to hand out: the calls come one after another.
-    if getattr(_thread, "shares", False):
+    if in_a_share():
         return [function(item) for item in items]
     if len(items) <= 1:
         with _blas().limit(limits=n_threads() if size >= _LARGE else 1, user_api="blas"):
@@ -150,9 +150,57 @@ def parallel(function: Callable[[T], R], items: Sequence[T], *, size: int = 0) -
             _worker(os.getpid(), i).submit(copy_context().run, share, item)
             for i, item in enumerate(items)
         ]
-        for future in futures:
-            future.exception()  # waits
+        failures = [future.exception() for future in futures]  # waits
+    for failure in failures:
+        if failure is not None and not isinstance(failure, AbandonedError):
+            raise failure
     return [future.result() for future in futures]
+
+
+def in_a_share() -> bool:
+    """Whether this runs in a thread that `parallel` has started."""
+    return getattr(_thread, "shares", False)
+
+
+class AbandonedError(Exception):
+    """A share was waiting for another one that has failed."""
+
+
+class Turns:
+    """Shares do a thing one after the other, in their order, and then again from the first.
+
+    So a sum over shares is made in one order, whichever is faster, and none has to keep its part
+    until all are done. They must run at the same time, as those of `parallel` do.
+    """
+
+    def __init__(self, n: int):
+        self._n = n
+        self._taken: Counter[Hashable] = Counter()
+        self._changed = threading.Condition()
+        self._failed = False
+
+    @contextmanager
+    def take(self, i: int, what: Hashable) -> Iterator[None]:
+        """Wait until it is the i-th share's turn at `what`; it ends with the `with`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed or self._taken[what] % self._n == i)
+            if self._failed:
+                raise AbandonedError
+        yield
+        with self._changed:
+            self._taken[what] += 1
+            self._changed.notify_all()
+
+    @contextmanager
+    def share(self) -> Iterator[None]:
+        """Around a whole share: if it fails, those that wait for it are told."""
+        try:
+            yield
+        except BaseException:
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            raise
 
 
 @cache

@@ -11,6 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from minilora.resuming import (
     log_step,
     save_checkpoint,
 )
-from minilora.runtime import keep_memory, n_threads, parallel, split
+from minilora.runtime import Turns, in_a_share, keep_memory, n_threads, parallel, split
 
 Gradients = dict[Parameter, np.ndarray]
 
@@ -92,7 +93,8 @@ def loss_and_gradients(
 
     The rows are shared out to threads. Each runs forward and backward on a tape of its own, over
     parameters that all read and none writes; dividing by the number of targets in the whole batch
-    makes the parts add up to the mean. They are added in the order of the rows, so that the result
+    makes the parts add up to the mean. Each hands in a parameter's gradient as soon as it has it,
+    so that only one set of them is held. They are added in the order of the rows: the result
     depends on the number of threads but never on which of them was faster.
     """
     ids, labels = np.asarray(ids), np.asarray(labels)
@@ -104,29 +106,74 @@ def loss_and_gradients(
     check_count("accumulate", accumulate)
     n_targets = count_targets(labels[:, 1:])
 
-    def share(rows: slice) -> tuple[float, Gradients]:
-        # Numbers that grow too large are found in the loss or the gradients, once, and named.
-        with np.errstate(over="ignore", invalid="ignore"):
-            loss = model.loss(
-                ids[rows],
-                labels[rows],
-                n_targets=n_targets,
-                training=True,
-                rng=np.random.default_rng([seed, rows.start]),
-            )
-            return loss.item(), backward(loss)  # type: ignore[return-value]
-
-    total, gradients = 0.0, Gradients()
+    total, gradients = 0.0, _Sum()
     for part in split(len(ids), accumulate):
-        pieces = split(part.stop - part.start, threads or n_threads())
+        pieces = split(part.stop - part.start, 1 if in_a_share() else threads or n_threads())
         rows = [slice(part.start + p.start, part.start + p.stop) for p in pieces]
+        turns = Turns(len(rows))
+        share = partial(
+            _share,
+            model,
+            ids,
+            labels,
+            rows=rows,
+            turns=turns,
+            into=gradients,
+            n_targets=n_targets,
+            seed=seed,
+        )
         size = model.n_parameters() if len(rows) == 1 else 0  # counted only where it matters
-        for loss, grads in parallel(share, rows, size=size):
-            total += loss
-            for p in list(grads):
-                g = grads.pop(p)
-                gradients[p] = gradients[p] + g if p in gradients else g
-    return total, gradients
+        total += sum(parallel(share, range(len(rows)), size=size))
+    return total, gradients.sums
+
+
+def _share(
+    model: Any,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    i: int,
+    *,
+    rows: list[slice],
+    turns: Turns,
+    into: _Sum,
+    n_targets: int,
+    seed: int,
+) -> float:
+    """Forward and backward of the i-th share of the rows: its loss."""
+
+    def hand_in(p: Any, g: np.ndarray) -> None:
+        with turns.take(i, p):
+            into.add(p, g)
+
+    # Numbers that grow too large are found in the loss or the gradients, once, and named.
+    with turns.share(), np.errstate(over="ignore", invalid="ignore"):
+        loss = model.loss(
+            ids[rows[i]],
+            labels[rows[i]],
+            n_targets=n_targets,
+            training=True,
+            rng=np.random.default_rng([seed, rows[i].start]),
+        )
+        backward(loss, hand_in=hand_in)
+        return loss.item()
+
+
+class _Sum:
+    """Gradients that come in parts."""
+
+    def __init__(self) -> None:
+        self.sums: Gradients = {}
+        self._ours: set[Parameter] = set()  # what may be written to
+
+    def add(self, p: Parameter, g: np.ndarray) -> None:
+        """Add a part. The first is kept as it came: an operation may have given it to others."""
+        if p not in self.sums:
+            self.sums[p] = g
+        elif p in self._ours:
+            self.sums[p] += g
+        else:
+            self.sums[p] = self.sums[p] + g
+            self._ours.add(p)
 
 
 def check_finite(model: Any, loss: float, gradients: Mapping[Any, np.ndarray], step: int) -> float:

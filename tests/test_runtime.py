@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from minilora import runtime
 from minilora.autograd import backward
 from minilora.errors import ConfigError
 from minilora.optim import AdamW
-from minilora.runtime import cores, keep_memory, n_threads, parallel, split
+from minilora.runtime import Turns, cores, keep_memory, n_threads, parallel, split
 from minilora.training import loss_and_gradients, train_step
 
 
@@ -241,3 +242,33 @@ print(keep_memory(), *[train_step(model, optimizer, ids, ids).hex() for _ in ran
     (off, *losses), (on, *others) = said
     assert len(losses) == 3 and losses == others
     assert (off, on) == ("False", str(platform.libc_ver()[0] == "glibc"))
+
+
+def test_turns_are_taken_in_order_whoever_is_faster():
+    turns, said = Turns(3), []
+
+    def share(i):
+        for what in ("head", "layer", "head"):
+            time.sleep(0.01 * (2 - i))  # the last is the fastest
+            with turns.take(i, what):
+                said.append((what, i))
+
+    parallel(share, range(3))
+    for what, rounds in (("head", 2), ("layer", 1)):
+        assert [i for w, i in said if w == what] == [0, 1, 2] * rounds
+
+
+@pytest.mark.parametrize("faulty", [0, 1, 2])
+def test_who_waits_for_a_share_that_failed_is_let_go_and_the_fault_is_what_is_told(faulty):
+    turns = Turns(3)
+
+    def share(i):
+        with turns.share():
+            for _ in range(2):
+                if i == faulty:
+                    raise KeyError("the fault")
+                with turns.take(i, "x"):
+                    pass
+
+    with pytest.raises(KeyError, match="the fault"):
+        parallel(share, range(3))

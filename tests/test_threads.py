@@ -10,12 +10,13 @@ import threading
 import numpy as np
 import pytest
 
+from minilora.autograd import watch
 from minilora.errors import NonFiniteError
 from minilora.model import Transformer
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, get_peft_model
 from minilora.runtime import cores, n_threads, parallel, threads_set_to
-from minilora.training import train_step
+from minilora.training import loss_and_gradients, train_step
 
 
 @pytest.fixture(params=["full", "lora"])
@@ -137,6 +138,31 @@ def test_a_loss_that_is_not_finite_leaves_everything_too(tiny, tiny_batch, finge
     with pytest.raises(NonFiniteError, match="step 1"):
         train_step(broken, optimizer, *tiny_batch, threads=2)
     assert fingerprint(state(broken, optimizer)) == before
+
+
+def test_the_threads_hold_one_set_of_gradients_between_them(tiny, tiny_batch, monkeypatch):
+    """Each hands in a gradient as soon as it has it: what it holds itself is never a set."""
+    model, most = tiny(), []
+
+    class Held:
+        def recorded(self, op):
+            pass
+
+        def passed(self, op, gradients):
+            leaves = [g.nbytes for g in gradients.values() if any(g.shape == s for s in shapes)]
+            most.append(sum(leaves))
+
+    shapes = {p.shape for p in model.parameters()}
+    with watch(Held()):
+        _, gradients = loss_and_gradients(model, *tiny_batch, threads=2)
+    assert max(most) <= 3 * max(p.data.nbytes for p in model.parameters())
+    assert max(most) < 0.5 * sum(g.nbytes for g in gradients.values())
+
+
+def test_a_step_inside_of_a_share_takes_no_threads_and_waits_for_none(tiny, tiny_batch):
+    expected = loss_and_gradients(tiny(), *tiny_batch, threads=1)[0]
+    losses = parallel(lambda _: loss_and_gradients(tiny(), *tiny_batch, threads=2)[0], [None, None])
+    assert losses == [expected, expected]
 
 
 def _train_in_child(pipe, model, batch):

@@ -67,7 +67,7 @@ class _Tape:
     now: int = 0
     most: int = 0
     at_most: list[Entry] = field(default_factory=list)
-    gradients: int = 0
+    parts: int = 0
     flight: int = 0
     begun: int = 0
     going_back: bool = False
@@ -96,6 +96,7 @@ class Ledger:
         self._names = {p: name for name, p in model.named_parameters()}
         self._weights = {id(owner(p.data)) for p in self._names}
         self._reached: set[Tensor] = set()
+        self._gradients = 0
         self._began = time.perf_counter()
 
     def recorded(self, op: Function) -> None:
@@ -148,9 +149,10 @@ class Ledger:
                     del mine.held[key]
                     mine.now -= entry.nbytes
             leaves = {leaf: g for leaf, g in gradients.items() if leaf in self._names}
+            self._gradients += sum(leaf.data.nbytes for leaf in leaves.keys() - self._reached)
             self._reached |= leaves.keys()
             held = sum(g.nbytes for g in leaves.values())
-            mine.gradients = max(mine.gradients, held)
+            mine.parts = max(mine.parts, held)
             mine.flight = sum(g.nbytes for g in gradients.values()) - held
             self._note("backward", op)
 
@@ -165,7 +167,7 @@ class Ledger:
                 phase,
                 type(op).__name__,
                 sum(t.now for t in tapes),
-                sum(t.gradients for t in tapes),
+                self._gradients,
                 sum(t.flight for t in tapes),
             )
         )
@@ -187,15 +189,16 @@ class Ledger:
 
     @property
     def totals(self) -> dict[str, int]:
-        """Bytes by kind, at most. `buffers` are the threads' further copies of the gradients."""
+        """Bytes by kind, at most.
+
+        `buffers` are the parts of gradients that stand beside the sum until they are added to it,
+        where a batch is taken in several: of each thread the largest.
+        """
         sums: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         for entry in self.entries:
             sums[entry.kind] += entry.nbytes
-        partial = sum(t.gradients for t in self._tapes.values())
-        parts = sum(t.begun for t in self._tapes.values())
-        # Where a batch is taken in parts, the sum so far stands beside what is being added to it.
-        kept = 0 if parts > len(self._tapes) else sums["gradients"]
-        sums["buffers"] = max(0, partial - kept)
+        if sum(t.begun for t in self._tapes.values()) > 1:
+            sums["buffers"] = sum(t.parts for t in self._tapes.values())
         return {kind: sums[kind] for kind in KINDS}
 
     def curve(self, points: int = 200) -> list[list[float]]:

@@ -9,7 +9,7 @@ reaches is visited: below the lowest trainable leaf nothing is recorded, so noth
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,19 +20,29 @@ from minilora.autograd.watching import watchers
 from minilora.errors import DTypeError, ShapeError, TapeError
 
 
-def backward(loss: Tensor, gradient: Any = None) -> dict[Tensor, np.ndarray]:
+def backward(
+    loss: Tensor,
+    gradient: Any = None,
+    *,
+    hand_in: Callable[[Tensor, np.ndarray], None] | None = None,
+) -> dict[Tensor, np.ndarray]:
     """The gradient of `loss` for each trainable leaf that it was made from, as values.
 
     Writes to no tensor, so several threads may run it over tapes that share their parameters.
     Arrays kept for backward are let go as soon as they have been used.
 
     gradient   dL/dloss, of loss's shape; 1 if left out, which needs `loss` to be a scalar.
+    hand_in    is given each leaf and its part of the gradient as soon as an operation has made it;
+               a leaf that was used twice comes twice. Then nothing is held here, nor returned.
 
     Raises TapeError (nothing recorded, not a scalar, backward twice), ShapeError, DTypeError.
     """
     seed = _seed(loss, gradient)
     if loss.node is None:
-        return {loss: seed}
+        if hand_in is None:
+            return {loss: seed}
+        hand_in(loss, seed)
+        return {}
     gradients: dict[Function | Tensor, np.ndarray] = {loss.node: seed}
     waiting = [(-loss.node.order, loss.node)]
     while waiting:
@@ -54,6 +64,9 @@ def backward(loss: Tensor, gradient: Any = None) -> dict[Tensor, np.ndarray]:
                 heapq.heappush(waiting, (-edge.order, edge))
         for watcher in watchers():
             watcher.passed(op, gradients)
+        if hand_in is not None:
+            for leaf in [edge for edge in gradients if isinstance(edge, Tensor)]:
+                hand_in(leaf, gradients.pop(leaf))
     return gradients  # type: ignore[return-value]  # every operation has been taken out
 
 

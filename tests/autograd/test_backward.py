@@ -201,3 +201,20 @@ def test_frozen_after_the_forward_pass_still_gets_what_was_recorded():
     z = (x * y).sum()
     y.requires_grad = False
     assert set(backward(z)) == {x, y}
+
+
+def test_parts_are_handed_in_as_they_come_and_add_up():
+    """A leaf that was used twice comes twice; nothing is returned."""
+    x, w = (Tensor(np.arange(1.0, 7).reshape(2, 3), requires_grad=True) for _ in range(2))
+    whole = backward((x * w + x.exp()).sum())
+    parts = []
+    assert backward((x * w + x.exp()).sum(), hand_in=lambda p, g: parts.append((p, g))) == {}
+    assert sorted(p is x for p, _ in parts) == [False, True, True]
+    for leaf in (x, w):
+        assert np.array_equal(sum(g for p, g in parts if p is leaf), whole[leaf])
+
+
+def test_a_leaf_alone_is_handed_in_too():
+    x, seen = Tensor(np.ones(()), requires_grad=True), []
+    assert backward(x, hand_in=lambda p, g: seen.append((p, g.item()))) == {}
+    assert seen == [(x, 1.0)]
