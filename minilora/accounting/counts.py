@@ -6,6 +6,7 @@ Of the methods that are only counted here, each added array stands with its form
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -133,8 +134,11 @@ def _gpt_lora(c: Gpt, method: Method) -> list[Array]:
     r, shapes = method.lora.r, _gpt_matrices(c)
     if r > c.hidden_size:
         raise ConfigError(f"rank {r} is above min(out, in) = {c.hidden_size} of its matrices")
-    chosen = find_targets(shapes, method.lora.target_modules)
-    return [Array(f"{path}.lora", r * sum(shapes[path]), True) for path in chosen]
+    chosen = find_targets(shapes, method.lora.target_modules, method.lora.layers_to_transform)
+    found = [Array(f"{path}.lora", r * sum(shapes[path]), True) for path in chosen]
+    if method.lora.init_lora_weights == "pissa":
+        found += [Array(f"{path}.residual", math.prod(shapes[path]), False) for path in chosen]
+    return found
 
 
 def _added(c: ModelConfig | Gpt, method: Method) -> list[Array]:

@@ -26,10 +26,13 @@ class LoraConfig:
                        for the whole path, or "all-linear": all matrices but the head's
     lora_dropout       share of the bypass's inputs silenced in training, in [0, 1)
     init_lora_weights  True: A Kaiming-uniform, B zero; "gaussian": A normal with deviation 1/r,
-                       B zero; False: both Kaiming-uniform, so that the start is not the base
+                       B zero; False: both Kaiming-uniform, so that the start is not the base;
+                       "pissa": W's largest directions (`pissa.py`; costs a copy of what is adapted)
     bias               "none": biases stay frozen
     task_type          "CAUSAL_LM", the only one
     base_model_name_or_path   set when the adapter is attached; for the reader of its folder
+    layers_to_transform   number or numbers of the layers, from 0, in which the matrices that
+                       `target_modules` lists are adapted; None: in all
 
     Raises ConfigError naming the value and what is allowed.
     """
@@ -39,10 +42,11 @@ class LoraConfig:
     target_modules: str | Sequence[str] = ("q_proj", "v_proj")
     lora_dropout: float = 0.0
     use_rslora: bool = False
-    init_lora_weights: bool | Literal["gaussian"] = True
+    init_lora_weights: bool | Literal["gaussian", "pissa"] = True
     bias: Literal["none"] = "none"
     base_model_name_or_path: str | None = None
     task_type: str | None = "CAUSAL_LM"
+    layers_to_transform: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.r, np.integer):  # out of an array of ranks, say
@@ -64,13 +68,20 @@ class LoraConfig:
             raise ConfigError(f"lora_dropout = {self.lora_dropout!r} must be in [0, 1)")
         if not isinstance(self.use_rslora, bool):
             raise ConfigError(f"use_rslora = {self.use_rslora!r} must be True or False")
-        if self.init_lora_weights not in (True, False, "gaussian"):
+        if self.init_lora_weights not in (True, False, "gaussian", "pissa"):
             raise ConfigError(
-                f"init_lora_weights = {self.init_lora_weights!r} must be True, False or 'gaussian'"
+                f"init_lora_weights = {self.init_lora_weights!r} must be True, False, 'gaussian' "
+                "or 'pissa'"
             )
         if self.bias != "none":
             raise ConfigError(f"bias = {self.bias!r}: only 'none' is trained here")
         object.__setattr__(self, "target_modules", _targets(self.target_modules))
+        object.__setattr__(self, "layers_to_transform", _layers(self.layers_to_transform))
+        if self.layers_to_transform is not None and isinstance(self.target_modules, str):
+            raise ConfigError(
+                f"layers_to_transform = {self.layers_to_transform!r} goes with a list of matrices, "
+                f"such as ['q_proj', 'v_proj'], not with target_modules = {self.target_modules!r}"
+            )
 
     @property
     def scaling(self) -> float:
@@ -92,12 +103,35 @@ def _targets(given: Any) -> str | tuple[str, ...]:
     )
 
 
-def find_targets(linears: Iterable[str], targets: str | Sequence[str]) -> list[str]:
+def _layers(given: Any) -> int | tuple[int, ...] | None:
+    """Layers as they are kept. None of them named means all, as in PEFT."""
+    if given is None or (isinstance(given, list | tuple) and not given):
+        return None
+    one = isinstance(given, int | np.integer)
+    if one or isinstance(given, list | tuple | set | range | np.ndarray):
+        numbers = [given] if one else list(given)
+        whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in numbers)
+        if whole and min(numbers) >= 0:
+            return int(given) if one else tuple(sorted({int(n) for n in numbers}))
+    raise ConfigError(
+        f"layers_to_transform = {given!r} must be numbers of layers from 0, e.g. [2, 3], or None"
+    )
+
+
+def find_targets(
+    linears: Iterable[str],
+    targets: str | Sequence[str],
+    layers: int | Sequence[int] | None = None,
+) -> list[str]:
     """Those paths of Linear modules that `targets` names. ConfigError where one names none.
 
     PEFT's rule: a list holds ends of paths, one string is a regular expression for the whole path.
+    Of what an end of a path matches, only what lies in `layers` is meant; a whole path is meant
+    wherever it is.
     """
     linears = list(linears)
+    if layers is not None:
+        linears = _in_layers(linears, targets, {layers} if isinstance(layers, int) else set(layers))
     if targets == ALL_LINEAR:
         return [path for path in linears if path != "lm_head"]
     single = isinstance(targets, str)
@@ -112,6 +146,18 @@ def find_targets(linears: Iterable[str], targets: str | Sequence[str]) -> list[s
             )
         chosen.update(paths)
     return [path for path in linears if path in chosen]
+
+
+def _in_layers(linears: list[str], whole: Sequence[str], layers: set[int]) -> list[str]:
+    """The paths that lie in these layers, or are named whole. ConfigError for a layer too many."""
+    found = [(path, re.match(r"(?:.*?\.)?layers\.(\d+)\.", path)) for path in linears]
+    there = {int(match[1]) for _, match in found if match}
+    if not layers <= there:
+        raise ConfigError(
+            f"layers_to_transform: there is no layer {min(layers - there)} in this model; it has "
+            f"0 to {max(there, default=-1)}"
+        )
+    return [path for path, m in found if path in whole or (m and int(m[1]) in layers)]
 
 
 def _matches(path: str, target: str, *, regex: bool) -> bool:

@@ -33,6 +33,7 @@ _OURS = (
     "init_lora_weights",
     "bias",
     "base_model_name_or_path",
+    "layers_to_transform",
 )
 # Fields of PEFT's that do not change what an adapter computes.
 _IDLE = (
@@ -114,8 +115,11 @@ def _config(settings: dict[str, Any], path: Path) -> LoraConfig:
             f"{path}: {name} = {value!r} is not computed here, and the adapter would "
             "mean something else without it"
         )
+    layers, pattern = known.get("layers_to_transform"), settings.get("layers_pattern")
+    if layers is not None and pattern not in (None, "", [], "layers", ["layers"]):
+        raise FormatError(f"{path}: layers_pattern = {pattern!r}: the layers are 'layers' here")
     start = known.get("init_lora_weights", True)
-    if start not in (True, False, "gaussian"):
+    if start not in (True, False, "gaussian", "pissa"):
         if start not in ("eva", "orthogonal"):
             raise FormatError(
                 f"{path}: init_lora_weights = {start!r} changes the base's weights, "
@@ -151,7 +155,8 @@ def check_fit(
     """AdapterError if an adapter's arrays are not those that this model would need."""
     weights = _without_base(model, weights, folder)
     try:
-        adapted = check_config(model, config, ranks=False)
+        # PiSSA takes r directions out of W, and there have to be so many.
+        adapted = check_config(model, config, ranks=config.init_lora_weights == "pissa")
     except ConfigError as error:
         raise AdapterError(f"{folder}: {error}") from error
     needed = {}

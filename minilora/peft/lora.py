@@ -4,6 +4,7 @@
 
 Hu et al., arXiv 2106.09685. B starts at zero, so a fresh adapter changes nothing; every adapted
 matrix has a pair of its own. Merging adds (α/r) B A into W, after which the bypass costs nothing.
+With PiSSA (`pissa.py`) a residual R of W stands where W does above.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from minilora import ops
 from minilora.autograd import Tensor
 from minilora.errors import ConfigError, NonFiniteError
 from minilora.nn import Dropout, Linear, Module, ModuleDict, training_rng
+from minilora.peft import pissa
 from minilora.peft.config import LoraConfig, find_targets
 
 
@@ -39,12 +41,14 @@ class LoraLinear(Module):
 
     base_layer       the Linear that was there, frozen
     lora_A, lora_B   for each adapter's name a Linear: (r, in) and (out, r)
+    lora_residual    for each adapter of PiSSA's a Linear (out, in), frozen: R, used instead of W
     """
 
     def __init__(self, base: Linear, switch: Switch):
         self.base_layer = base
         self.lora_A = ModuleDict()
         self.lora_B = ModuleDict()
+        self.lora_residual = ModuleDict()
         self.configs: dict[str, LoraConfig] = {}
         self.lora_dropout = ModuleDict()
         self.switch = switch
@@ -59,36 +63,57 @@ class LoraLinear(Module):
         self.configs[name] = config
         self.lora_dropout[name] = Dropout(config.lora_dropout)
         A, B = self.lora_A[name].weight.data, self.lora_B[name].weight.data
+        if config.init_lora_weights == "pissa":
+            self._start_from_principal(name, config)
+            return
         if config.init_lora_weights == "gaussian":
             A[:] = rng.normal(0, 1 / config.r, A.shape)
         else:
             A[:] = _kaiming_uniform(A.shape, rng)
         B[:] = 0 if config.init_lora_weights else _kaiming_uniform(B.shape, rng)
 
+    def _start_from_principal(self, name: str, config: LoraConfig) -> None:
+        """PiSSA's start: A and B are W's largest directions, R is the rest of it."""
+        A, B, W = self.lora_A[name].weight.data, self.lora_B[name].weight.data, self._before()
+        n_out, n_in = W.shape
+        self.lora_residual[name] = Linear(n_in, n_out, dtype=W.dtype)
+        self.lora_residual[name].requires_grad_(False)
+        if not isinstance(W, np.ndarray):
+            return  # a shadow: there are no contents to be taken apart
+        A[:], B[:] = pissa.principal_pair(W, config.r, config.scaling)
+        self.lora_residual[name].weight.data[:] = pissa.residual(W, A, B, config.scaling)
+
     def remove(self, name: str) -> None:
-        """Take an adapter's pair away."""
+        """Take an adapter's pair away, and its residual."""
         for each in (self.lora_A, self.lora_B, self.lora_dropout, self.configs):
             del each[name]
+        if name in self.lora_residual:
+            del self.lora_residual[name]
 
     def forward(self, x: Tensor) -> Tensor:
         name = self.switch.active if self.switch.enabled else None
         if name is None or name not in self.lora_A or self.switch.merged:
             return self.base_layer(x)
         base, A, B = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+        W = self.lora_residual[name].weight if name in self.lora_residual else base.weight
         scaling = self.configs[name].scaling
-        if base.weight.requires_grad or (self.lora_dropout[name].p and training_rng()):
+        if W.requires_grad or (self.lora_dropout[name].p and training_rng()):
             h = ops.lora_linear_composed(
-                x, base.weight, A, B, scaling=scaling, x_bypass=self.lora_dropout[name](x)
+                x, W, A, B, scaling=scaling, x_bypass=self.lora_dropout[name](x)
             )
         else:
-            h = ops.lora_linear(x, base.weight, A, B, scaling=scaling)
+            h = ops.lora_linear(x, W, A, B, scaling=scaling)
         return h if base.bias is None else h + base.bias
 
     def delta(self, name: str) -> np.ndarray:
-        """ΔW = (α/r) B A (out, in), multiplied in float64."""
+        """ΔW = (α/r) B A (out, in), multiplied in float64; with PiSSA (α/r) B A + R - W."""
         A, B = (m[name].weight.data.astype(np.float64) for m in (self.lora_A, self.lora_B))
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
-            return self.configs[name].scaling * (B @ A)
+            change = self.configs[name].scaling * (B @ A)
+        if name in self.lora_residual:
+            change += self.lora_residual[name].weight.data
+            change -= self._before()
+        return change
 
     def merged(self, name: str) -> np.ndarray:
         """W + ΔW in W's type. NonFiniteError if that is not finite."""
@@ -103,6 +128,18 @@ class LoraLinear(Module):
                 "the base is untouched. Train it again, with a lower learning rate"
             )
         return total
+
+    def pair(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A and B that do beside W what the adapter does: its own, or PiSSA's with rank 2r."""
+        A, B = self.lora_A[name].weight.data, self.lora_B[name].weight.data
+        if name not in self.lora_residual:
+            return A, B
+        R = self.lora_residual[name].weight.data
+        return pissa.as_plain_pair(A, B, self._before(), R, self.configs[name].scaling)
+
+    def _before(self) -> np.ndarray:
+        """W, also while an adapter is merged into it."""
+        return self.base_layer.weight.data if self._before_merge is None else self._before_merge
 
     def merge(self, merged: np.ndarray) -> None:
         """W + ΔW in the place of W, which is kept: subtracting ΔW again would not give it back."""
@@ -121,7 +158,9 @@ def adaptable(model: Module) -> dict[str, Linear]:
     for path, module in model.named_modules():
         if isinstance(module, LoraLinear):
             found[path] = module.base_layer
-        elif isinstance(module, Linear) and not re.search(r"\.(base_layer|lora_[AB])\b", path):
+        elif isinstance(module, Linear) and not re.search(
+            r"\.(base_layer|lora_[AB]|lora_residual)\b", path
+        ):
             found[path] = module
     return found
 
@@ -134,7 +173,8 @@ def check_config(model: Module, config: LoraConfig, *, ranks: bool = True) -> di
     Raises ConfigError for targets that match nothing, and for such a rank.
     """
     linears = adaptable(model)
-    chosen = {path: linears[path] for path in find_targets(linears, config.target_modules)}
+    wanted = find_targets(linears, config.target_modules, config.layers_to_transform)
+    chosen = {path: linears[path] for path in wanted}
     for path, linear in chosen.items() if ranks else ():
         if config.r > min(linear.weight.shape):
             raise ConfigError(

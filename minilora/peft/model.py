@@ -21,6 +21,7 @@ from minilora.errors import AdapterError, DTypeError
 from minilora.model import Transformer
 from minilora.nn import Module
 from minilora.peft import folder as files
+from minilora.peft import pissa
 from minilora.peft.config import LoraConfig
 from minilora.peft.lora import LoraLinear, Switch, check_config
 
@@ -274,10 +275,21 @@ class PeftModel(Module):
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write each adapter as PEFT does: "default" into the folder, others into folder/NAME."""
+        """Write each adapter as PEFT does: "default" into the folder, others into folder/NAME.
+
+        One of PiSSA's is written as an ordinary LoRA of rank 2r, which needs nothing but the base.
+        """
         for name, config in self.peft_config.items():
             place = Path(folder) if name == "default" else Path(folder) / name
-            files.write_adapter(place, config, self.adapter_weights(name))
+            if config.init_lora_weights == "pissa":
+                config = pissa.as_plain_config(config)
+            weights = {
+                f"{files.PREFIX}{path}.{part}.weight": array
+                for path, layer in self.layers().items()
+                if name in layer.configs
+                for part, array in zip(("lora_A", "lora_B"), layer.pair(name), strict=True)
+            }
+            files.write_adapter(place, config, weights)
 
     def adapter_weights(self, name: str = "default") -> dict[str, np.ndarray]:
         """An adapter's arrays by their names in PEFT's files."""
@@ -290,7 +302,7 @@ class PeftModel(Module):
         }
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
-        """How many numbers are trained, and how many there are, adapters included."""
+        """How many numbers are trained, and how many there are, adapters and residuals included."""
         return self.n_parameters(trainable=True), self.n_parameters()
 
     def print_trainable_parameters(self) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,8 +53,13 @@ def test_dropout_is_a_share_below_1(p):
     [
         ({"bias": "all"}, "'none'"),
         ({"bias": "lora_only"}, "'none'"),
-        ({"init_lora_weights": "pissa"}, "True, False or 'gaussian'"),
-        ({"init_lora_weights": None}, "True, False or 'gaussian'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "True, False, 'gaussian' or 'pissa'"),
+        ({"init_lora_weights": None}, "True, False, 'gaussian' or 'pissa'"),
+        ({"layers_to_transform": -1}, "numbers of layers from 0"),
+        ({"layers_to_transform": [0, 1.5]}, "numbers of layers from 0"),
+        ({"layers_to_transform": True}, "numbers of layers from 0"),
+        ({"layers_to_transform": "0"}, "numbers of layers from 0"),
+        ({"layers_to_transform": 0, "target_modules": "all-linear"}, "['q_proj', 'v_proj']"),
         ({"use_rslora": "no"}, "True or False"),
         ({"target_modules": []}, "q_proj,v_proj or all-linear"),
         ({"target_modules": ""}, "q_proj,v_proj or all-linear"),
@@ -80,6 +86,32 @@ def test_a_list_of_targets_names_ends_of_paths_in_the_models_order():
         "model.layers.1.self_attn.q_proj"
     ]
     assert find_targets(LINEARS, ["lm_head"]) == ["lm_head"]
+
+
+@pytest.mark.parametrize("layers", [1, [1], (1,), range(1, 2), {1}, np.array([1]), np.int64(1)])
+def test_only_in_the_layers_that_are_named(layers):
+    kept = LoraConfig(layers_to_transform=layers).layers_to_transform
+    assert find_targets(LINEARS, ["v_proj", "q_proj"], kept) == [
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.self_attn.v_proj",
+    ]
+    with pytest.raises(ConfigError, match=r"'0\.self_attn\.q_proj' matches no matrix"):
+        find_targets(LINEARS, ["0.self_attn.q_proj"], kept)
+
+
+def test_no_layer_named_means_all_and_a_whole_path_is_meant_wherever_it_is():
+    assert LoraConfig(layers_to_transform=[]).layers_to_transform is None
+    assert hash(LoraConfig(layers_to_transform=[1, 0])) == hash(
+        LoraConfig(layers_to_transform=(0, 1))
+    )
+    whole = "model.layers.0.self_attn.q_proj"
+    assert find_targets(LINEARS, [whole, "v_proj"], 1) == [whole, LINEARS[6]]
+    assert find_targets(LINEARS, ["lm_head"], 1) == ["lm_head"]
+
+
+def test_a_layer_that_the_model_has_not_is_named():
+    with pytest.raises(ConfigError, match=r"no layer 2 in this model; it has 0 to 1"):
+        find_targets(LINEARS, ["q_proj"], [1, 2])
 
 
 def test_all_linear_is_every_matrix_but_the_heads():

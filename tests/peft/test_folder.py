@@ -43,6 +43,8 @@ def change_arrays(folder, edit):
         LoraConfig(r=3, target_modules="all-linear", use_rslora=True, lora_dropout=0.25),
         LoraConfig(r=2, target_modules=r".*layers\.1\..*_proj", init_lora_weights="gaussian"),
         LoraConfig(r=2, target_modules=["lm_head"]),
+        LoraConfig(r=2, layers_to_transform=[1]),
+        LoraConfig(r=2, target_modules=["o_proj"], layers_to_transform=0),
     ],
 )
 def test_what_is_saved_comes_back_bit_for_bit(
@@ -218,12 +220,12 @@ def test_a_setting_that_is_not_there(folder, tiny, missing):
         ("alpha_pattern", {"q_proj": 2}),
         ("fan_in_fan_out", True),
         ("modules_to_save", ["lm_head"]),
-        ("layers_to_transform", [0]),
+        ("layers_to_transform", "0"),
         ("exclude_modules", ["k_proj"]),
         ("lora_bias", True),
         ("trainable_token_indices", [1]),
         ("something_of_next_year", 3),
-        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_4"),
         ("init_lora_weights", "olora"),
     ],
 )
@@ -261,6 +263,13 @@ def test_a_value_that_no_adapter_has(folder, tiny, name, value):
     base.base_name = "bases/tiny"
     shown = {"[]": "target_modules", "['nonsense']": "'nonsense'"}.get(repr(value), repr(value))
     refused(base, folder, MiniloraError, shown)
+
+
+def test_layers_that_are_called_something_else(folder, tiny):
+    change(folder, layers_pattern="blocks", layers_to_transform=[0, 1])
+    refused(tiny(), folder, FormatError, CONFIG, "layers_pattern", "'blocks'")
+    change(folder, layers_pattern=["layers"])
+    assert PeftModel.from_pretrained(tiny(), folder).peft_config["default"].layers_to_transform
 
 
 @pytest.mark.parametrize("name", ["r", "lora_alpha", "lora_dropout"])

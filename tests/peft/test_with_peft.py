@@ -22,6 +22,12 @@ SETTINGS = [
     {"r": 2, "lora_alpha": 8, "target_modules": r".*layers\.1\..*(q|up)_proj"},
     {"r": 2, "target_modules": ["layers.0.self_attn.o_proj"], "init_lora_weights": "gaussian"},
     {"r": 2, "target_modules": ["gate_proj"], "lora_dropout": 0.3},
+    {"r": 2, "target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
+    {
+        "r": 2,
+        "target_modules": ["model.layers.0.self_attn.q_proj", "v_proj"],
+        "layers_to_transform": 1,
+    },
 ]
 settings = pytest.mark.parametrize("settings", SETTINGS)
 tied = pytest.mark.parametrize("tied", [False, True])

@@ -49,10 +49,15 @@ def spread(values: Iterable[float | None]) -> tuple[float, float, float]:
 
 
 def apart(a: Sequence[float], b: Sequence[float]) -> str:
-    """Whether two arms differ: "differ", "suggests a difference", or "no difference shown"."""
+    """Whether two arms differ: "differ", "suggests a difference", or "no difference shown".
+
+    Fewer than three seeds against three suggest nothing, wherever they lie.
+    """
     if not a or not b or (min(a) <= max(b) and min(b) <= max(a)):
         return "no difference shown"
     chance = 2 / math.comb(len(a) + len(b), len(a))
+    if chance > 0.1:
+        return "no difference shown"
     return "differ" if chance <= 0.01 else "suggests a difference"
 
 

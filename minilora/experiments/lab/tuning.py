@@ -20,6 +20,7 @@ from minilora.evaluation import exact_match
 from minilora.experiments.tasks import Task, load_task
 from minilora.optim import AdamW, Schedule
 from minilora.peft import LoraConfig, get_peft_model
+from minilora.peft.loraplus import loraplus_groups
 from minilora.training import History, train
 
 SCALINGS = ("r", "sqrt_r")
@@ -108,11 +109,7 @@ def optimizer_for(model: Any, setup: Setup) -> AdamW:
     """AdamW; with LoRA+ B learns `lr_ratio` times as fast as A (arXiv 2402.12354)."""
     if setup.method == "full" or setup.lr_ratio == 1:
         return AdamW(model.parameters(), lr=setup.lr)
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    in_b = [p for n, p in named if ".lora_B." in n]
-    others = [p for n, p in named if ".lora_B." not in n]
-    fast = {"params": in_b, "lr": setup.lr * setup.lr_ratio}
-    return AdamW([{"params": others}, fast], lr=setup.lr)
+    return AdamW(loraplus_groups(model, setup.lr, setup.lr_ratio))
 
 
 def tune(
@@ -120,11 +117,13 @@ def tune(
     *,
     model: Any = None,
     after_step: Callable[[int, float], None] | None = None,
+    test: bool = True,
 ) -> tuple[dict[str, Any], Any]:
     """Tune, look, test: what came out as JSON can say it, and the tuned model.
 
     model        to go on with, prepared as `model_for` does; None: the base, prepared so
     after_step   called after each step with its number, from 1, and its loss
+    test         False: only the smaller validation, where a setting is chosen; no new, old
 
     In the result: new, old, old_by_skill (test, shares in [0, 1]), new_validation,
     old_validation; curve (validation, on the way, step 0 included); losses as [step, loss];
@@ -175,24 +174,27 @@ def tune(
         ],
         "curve": curve,
         "diverged": diverged,
-        **score(task, model, failed=diverged is not None),
+        **score(task, model, failed=diverged is not None, test=test),
     }
     return result, model
 
 
-def score(task: Task, model: Any, *, failed: bool = False) -> dict[str, Any]:
+def score(task: Task, model: Any, *, failed: bool = False, test: bool = True) -> dict[str, Any]:
     """Shares of right answers, test and validation. `failed`: 0 for all, and none is asked."""
     if failed:
         by_skill = dict.fromkeys(task.old, 0.0)
         return {"new": 0.0, "old": 0.0, "old_by_skill": by_skill} | {
             f"{k}_validation": 0.0 for k in ("new", "old")
         }
+    validation = {f"{k}_validation": v for k, v in _glance(task, model).items()}
+    if not test:
+        return validation
     by_skill = {name: exact_match(model, each) for name, each in task.old.items()}
     return {
         "new": exact_match(model, task.test),
         "old": sum(by_skill.values()) / len(by_skill),
         "old_by_skill": by_skill,
-        **{f"{k}_validation": v for k, v in _glance(task, model).items()},
+        **validation,
     }
 
 
