@@ -114,8 +114,8 @@ def points(rows: list[Row], plan: Plan) -> list[Point]:
 
 
 def measure(point: Point) -> dict[str, Any]:
-    """What the tuning of `Setup.of(point)` learnt and forgot."""
-    return tune(Setup.of(point))[0]
+    """What the tuning of `Setup.of(point)` learnt and forgot; a rate is chosen by validation."""
+    return tune(Setup.of(point), test=point["role"] != "choose")[0]
 
 
 def draw(rows: list[Row], path: str | Path) -> None:

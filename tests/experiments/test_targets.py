@@ -118,7 +118,12 @@ def test_the_verdicts_come_from_the_rows():
 
 
 def test_ties_are_with_the_first_of_the_group():
-    values = {"a": [0.9, 0.8], "b": [0.85, 0.7], "c": [0.75, 0.6], "d": [0.1, 0.2]}
+    values = {
+        "a": [0.9, 0.8, 0.8],
+        "b": [0.85, 0.7, 0.7],
+        "c": [0.75, 0.6, 0.6],
+        "d": [0.1, 0.2, 0.1],
+    }
     assert targets.tiers(values) == [["a", "b"], ["c"], ["d"]]
 
 
@@ -221,6 +226,7 @@ def test_a_quick_run_goes_from_points_to_figure_and_answer(drawn):
         (role, arm) for role in ("choose", "report") for arm in ("q r=16", "q+v r=8")
     ]
     assert {r["trainable_parameters"] for r in rows} == {16384}
-    assert all(r["old"] > 0.9 and r["diverged"] is None for r in rows)
+    assert all(r["old_validation"] > 0.9 and r["diverged"] is None for r in rows)
+    assert all(("old" in r) == (r["role"] == "report") for r in rows)
     assert len(drawn(rows)[0]) == 2
     assert targets.answer(rows).startswith("sort-descending: q")

@@ -167,7 +167,7 @@ def measure(point: Point) -> dict[str, Any]:
     if point["base"] == "smollm2":
         return _measure_language(point)
     setup = Setup.of(point)
-    result, model = tune(setup)
+    result, model = tune(setup, test=point["role"] != "choose")
     if point.get("off"):
         result |= adapter_off(model, task_of(setup.task, setup.seed))
     return result
