@@ -453,4 +453,5 @@ LESSON = Lesson(
         ),
     ),
     seconds=25,
+    catches=("M20", "M24"),
 )

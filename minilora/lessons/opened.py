@@ -85,7 +85,7 @@ class OpenLesson:
         if not letters:
             said = Both(
                 f'write your {len(questions)} letters between the quotes, such as "'
-                + "abc"[: len(questions)]
+                + ("abc" * 3)[: len(questions)]
                 + '"',
                 f"把 {len(questions)} 个字母写在引号里",
             )

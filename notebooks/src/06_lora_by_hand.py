@@ -99,27 +99,6 @@ lesson.came_out("saved", round(saved, 1))
 # $u = xA^\top$, which is not zero. So $B$ moves first, and $A$ wakes at the second step. If both are zero, both gradients are, for ever.
 # If both are random, the start is not the base.
 
-# %%
-import minilora
-from minilora.experiments.lab.tuning import task_of
-from minilora.training import loss_and_gradients
-from minilora.data.batches import Batches
-
-batch = Batches(task_of("sort-descending", 0).train, 64, seed=0)[0]  # ids, labels (64, T)
-config = minilora.LoraConfig(r=8, lora_alpha=16)
-model = minilora.get_peft_model(minilora.load_base("skills"), config, seed=0)
-loss, grads = loss_and_gradients(model, *batch)
-names = dict((p, n) for n, p in model.named_parameters())
-size = {
-    ab: sum(np.abs(g).sum() for p, g in grads.items() if ab in names[p])
-    for ab in ("lora_A", "lora_B")
-}
-print(size)
-
-# %%
-zero = [name for name, total in (("dA", size["lora_A"]), ("dB", size["lora_B"])) if total == 0]
-lesson.came_out("zero", zero[0] if len(zero) == 1 else "both" if zero else "neither")
-
 # %% [markdown]
 # ## Three starts, twenty steps
 #
@@ -143,6 +122,8 @@ usual, dead, loud = (live[s] for s in ("A random, B = 0", "both 0", "both random
 assert usual["shift"] == 0 and usual["dA"][0] == 0 < usual["dA"][1] and usual["dB"][0] > 0
 assert dead["moved_A"] == dead["moved_B"] == 0
 assert loud["shift"] > 1
+zero = [part for part in ("dA", "dB") if usual[part][0] == 0]
+lesson.came_out("zero", zero[0] if len(zero) == 1 else "both" if zero else "neither")
 
 # %% [markdown]
 # Over several seeds, with the accuracy that each start reaches. An open ring is a gradient of exactly zero.
@@ -160,15 +141,23 @@ print(answer(rows))
 # Backward hands gradients to $A$ and $B$ alone: no array is ever made for $dW$, and AdamW holds no moments for $W$.
 
 # %%
+import minilora
+from minilora.data.batches import Batches
 from minilora.experiments.compare import weights_hash
+from minilora.experiments.lab.tuning import task_of
 
-before = weights_hash(minilora.load_base("skills"))
+base = minilora.load_base("skills")
+before = weights_hash(base)
+model = minilora.get_peft_model(base, minilora.LoraConfig(r=8, lora_alpha=16), seed=0)
 optimizer = minilora.AdamW(model.parameters(), lr=5e-3)
-for step in range(lesson.live(20)):
-    minilora.train_step(model, optimizer, *batch)
-print("gradients of frozen weights:", sum("lora" not in names[p] for p in grads))
-print("moments of frozen weights:", sum("lora" not in names[p] for p in optimizer.m))
-print("base unchanged:", weights_hash(model.unload()) == before)
+batches = Batches(task_of("sort-descending", 0).train, 64, seed=0)  # ids, labels (64, T)
+losses = [minilora.train_step(model, optimizer, *batches[i]) for i in range(lesson.live(20))]
+
+# %%
+frozen = [p for name, p in model.named_parameters() if "lora_" not in name]
+print("moments held for frozen weights:", sum(p in optimizer.m for p in frozen))
+print("gradients held for frozen weights:", sum(p.grad is not None for p in frozen))
+print("base unchanged, by a hash over all bits:", weights_hash(model.unload()) == before)
 
 # %% [markdown]
 # {{exercise 06.3}}

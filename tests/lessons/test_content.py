@@ -93,3 +93,56 @@ def test_a_question_has_one_right_answer_and_a_reason_for_each(number):
     for q in lesson_content(number).quiz:
         assert sum(o.right for o in q.options) == 1
         assert 2 <= len(q.options) <= 5
+
+
+README = (SOURCES.parent / "README.md").read_text(encoding="utf-8")
+
+
+def caught_by(number):
+    """Every misconception that a lesson says it catches."""
+    content = lesson_content(number)
+    parts = [content, *content.predictions, *content.exercises, *content.quiz]
+    return {m for part in parts for m in part.catches}
+
+
+def test_every_misconception_is_caught_where_the_teachers_page_says():
+    for name, lessons_named in re.findall(r"^\| (M\d+) \| [^|]+ \| ([\d, ]+) \|$", README, re.M):
+        for number in lessons_named.split(", "):
+            if number in NUMBERS:
+                assert name in caught_by(number), f"{name} in lesson {number}"
+
+
+def test_the_teachers_page_lists_every_lesson():
+    for number in NUMBERS:
+        assert f"({number}_{lesson_content(number).slug}.ipynb)" in README
+
+
+def test_the_glossary_has_both_languages_and_every_term_once():
+    glossary = (SOURCES.parent / "glossary.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", glossary, re.M)[1:]
+    terms = [english for english, _, _ in rows]
+    assert len(terms) >= 50 and len(set(terms)) == len(terms)
+    assert terms == sorted(terms, key=str.lower)
+    assert all(HAN.search(chinese) or english == chinese for english, chinese, _ in rows)
+
+
+def test_terms_are_translated_as_the_glossary_has_them():
+    """Where a text speaks of one of these, the Chinese beside it uses the glossary's word."""
+    words = {
+        "bypass": "旁路",
+        "adapter": "适配器",
+        "gradient": "梯度",
+        "learning rate": "学习率",
+        "full fine-tuning": "全量微调",
+        "activations": "激活值",
+        "weight decay": "权重衰减",
+        "frozen": "冻结",
+    }
+    missing = [
+        f"{number}{where}: {english}"
+        for number in NUMBERS
+        for where, both in texts(lesson_content(number), "")
+        for english, chinese in words.items()
+        if re.search(rf"\b{english}s?\b", both.en, re.I) and chinese not in both.zh
+    ]
+    assert not missing, missing
