@@ -18,6 +18,11 @@ from minilora.errors import MiniloraError
 
 COMMANDS = (
     "compare",
+    "experiment",
+    "sweep",
+    "plot",
+    "figures",
+    "lessons",
     "finetune",
     "generate",
     "gradcheck",

@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from minilora.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,6 +88,91 @@ def targets(text: str) -> str | tuple[str, ...]:
     return names
 
 
+def several(read: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Values with commas between them, each as `read` takes it; the same one twice counts once."""
+
+    def read_all(text: str) -> tuple[T, ...]:
+        parts = [part.strip() for part in text.split(",")]
+        if not all(parts):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be values with commas between them, and none of them empty"
+            )
+        return tuple(dict.fromkeys(read(part) for part in parts))
+
+    return read_all
+
+
+# More would be a slip of the finger: 0-49999 for 0-4.
+MOST_SEEDS = 1000
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """`0-4`, `1`, `0,3`, `0-2,7`: single ones and ranges, ends included; each counts once."""
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        matched = re.fullmatch(r"\s*([0-9]{1,9})\s*(?:-\s*([0-9]{1,9})\s*)?", part)
+        first, last = (int(matched[1]), int(matched[2] or matched[1])) if matched else (1, 0)
+        if not first <= last < first + MOST_SEEDS:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be seeds such as 0-4 or 0,3 or 0-2,7: whole numbers from 0, ranges "
+                f"upwards, at most {MOST_SEEDS}"
+            )
+        found.update(dict.fromkeys(range(first, last + 1)))
+    return tuple(found)
+
+
+def plus_targets(text: str) -> str | tuple[str, ...]:
+    """`q_proj+v_proj` or `all-linear`: one value where commas stand between values."""
+    names = tuple(text.split("+"))
+    if not all(names):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be names joined by +, such as q_proj+v_proj, or all-linear"
+        )
+    return text if names == ("all-linear",) else names
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """How many points are measured at once, where, and who else is told."""
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--jobs", type=whole(1), metavar="J", help="points at once; default: the cores there are"
+    )
+    group.add_argument(
+        "--dask",
+        metavar="ADDRESS",
+        help="measure on the workers of a Dask scheduler, such as tcp://127.0.0.1:8786; local: "
+        "start one here",
+    )
+    group.add_argument(
+        "--track",
+        metavar="PLACE",
+        help="also write TensorBoard event files into this folder, or, if it begins with mlflow:, "
+        "file: or http:, MLflow runs",
+    )
+
+
+def run_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What `running.run` is told by these options."""
+    return {"jobs": options.jobs, "dask": options.dask, "track": options.track, "say": say}
+
+
+def typed(command: str, given: dict[str, Any]) -> str:
+    """A command as one types it again, from what was given; what is None or False is left out."""
+
+    def text(value: Any, between: str = ",") -> str:
+        if isinstance(value, tuple):
+            return between.join(text(each, "+") for each in value)
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    words = ["minilora", *command.split()]
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        words += [] if value is True else [text(value)]
+    return shlex.join(words)
+
+
 def add_lora_options(parser: argparse.ArgumentParser) -> Any:
     """The knobs of LoRA, the same in every command that has them, as a group; None if not given."""
     group = parser.add_argument_group("LoRA")
@@ -136,6 +224,12 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
         "--json",
         action="store_true",
         help="print one JSON object on standard output, and nothing else there",
+    )
+
+
+def add_format_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("png", "svg", "pdf"), default="png", help="of the figure; default png"
     )
 
 
