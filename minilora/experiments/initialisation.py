@@ -47,7 +47,7 @@ class Arm:
     zero: tuple[str, ...] = ()
     scaling: str = "r"
     lr_ratio: float = 1.0
-    lrs: tuple[float, ...] = (1.6e-3, 5e-3, 1.6e-2)
+    lrs: tuple[float, ...] = (1.6e-3, 5e-3, 1.6e-2, 5e-2)
 
 
 ARMS = {
@@ -58,8 +58,8 @@ ARMS = {
     "both 0": Arm(zero=("A",), lrs=(5e-3,)),
     "PiSSA": Arm("pissa"),
     "rsLoRA": Arm(scaling="sqrt_r"),
-    # The rate is A's; B's goes from 5e-3 to 5e-2.
-    "LoRA+": Arm(lr_ratio=16.0, lrs=(3e-4, 1e-3, 3e-3)),
+    # The rate is A's; B's goes from 5e-3 to 1.6e-1.
+    "LoRA+": Arm(lr_ratio=16.0, lrs=(3e-4, 1e-3, 3e-3, 1e-2)),
 }
 USUAL = "A random, B = 0"
 # start → whose gradient has to be zero at first, by the formulas above.

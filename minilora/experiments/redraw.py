@@ -12,6 +12,7 @@ from minilora.errors import ConfigError, MiniloraError
 from minilora.experiments.lab.experiment import EXPERIMENTS, Experiment, Plan, Row, experiment
 from minilora.experiments.lab.rows import read_rows
 from minilora.experiments.lab.running import run
+from minilora.files.atomic import whole_file
 from minilora.files.json_files import read_json, write_json
 from minilora.plots import check_path
 
@@ -116,7 +117,34 @@ def redraw(
             done["failed"].append(name)
         else:
             done["drawn"].append(name)
+    with whole_file(folder / "ANSWERS.md") as file:
+        file.write(answers(folder).encode())
     return done
+
+
+def answers(folder: str | Path) -> str:
+    """What came out, as a page: every experiment whose rows lie in the folder, in its own words."""
+    parts = [
+        "# What came out\n\nEach answer is computed from the rows beside it, figures too "
+        "(`minilora figures` writes both anew). Settings were chosen on a validation split, with "
+        "seeds that are not reported on."
+    ]
+    for name in EXPERIMENTS:
+        path = Path(folder) / f"{name}.jsonl"
+        if not path.exists():
+            continue
+        which = experiment(name)
+        rows = read_rows(path, which)
+        seeds = sorted({r["seed"] for r in rows if r.get("role") == "report" and "seed" in r})
+        hours = sum(r["seconds"] for r in rows) / 3600
+        lines = "\n".join(f"- {line}" for line in which.answer(rows).splitlines() if line)
+        parts.append(
+            f"## {name}: {which.question}\n\n![{which.question}]"
+            f"({figure_beside(path).name})\n\n{lines}\n\n`minilora experiment {name}`: "
+            f"{len(rows)} rows in `{path.name}`, reported seeds {', '.join(map(str, seeds))}, "
+            f"{hours:.1f} hours of one core."
+        )
+    return "\n\n".join(parts) + "\n"
 
 
 def _measure_anew(which: Experiment, path: Path, jobs: int | None, say: Say) -> None:
