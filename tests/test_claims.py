@@ -1,11 +1,14 @@
 """What the README says of experiments follows from the committed rows."""
 
+import statistics
 from pathlib import Path
 
 import pytest
 
 from minilora.experiments.lab.experiment import EXPERIMENTS, experiment
 from minilora.experiments.lab.rows import read_rows
+from minilora.experiments.lab.stats import old_at, where
+from minilora.experiments.low_rank.rows import cut, matrices
 from minilora.experiments.redraw import answers, figure_beside
 
 ROOT = Path(__file__).parents[1]
@@ -39,3 +42,47 @@ def test_no_claim_rests_on_fewer_than_three_seeds(name):
 def test_the_page_of_answers_is_what_the_rows_say():
     """`minilora figures` writes it anew."""
     assert (FIGURES / "ANSWERS.md").read_text(encoding="utf-8") == answers(FIGURES)
+
+
+def percent(values):
+    return f"{100 * sum(values) / len(values):.0f} %"
+
+
+def plain(text):
+    return " ".join(text.replace("*", "").split())
+
+
+def test_what_the_readme_says_of_low_rank():
+    rows = where(rows_of("low_rank"), role="report")
+    median = {
+        what: round(statistics.median(m[what]["rank_90"] for m in matrices(rows)))
+        for what in ("change", "weights", "random")
+    }
+    one = where(rows, kind="lora", rank=1)
+    sentence = (
+        f"90 % of the energy of ΔW lies in {median['change']} directions (median over matrices and "
+        f"seeds; of W's own in {median['weights']}, of a random matrix's in {median['random']}). Cut to 8 "
+        f"directions it keeps {percent(cut(rows, 'svd', 8))} of the new skill, cut to 1 "
+        f"{percent(cut(rows, 'svd', 1))}; LoRA trained at rank 1 reaches "
+        f"{percent([r['new'] for r in one])}"
+    )
+    assert sentence in plain(README)
+
+
+def test_what_the_readme_says_of_forgetting():
+    rows = where(rows_of("compare"), role="report")
+    kept = {
+        (method, replay): percent([old_at(r["curve"]) for r in of])
+        for method in ("full", "lora")
+        for replay in (0.0, 0.05)
+        if (of := where(rows, method=method, replay=replay))
+    }
+    sentence = (
+        f"full fine-tuning has kept {kept['full', 0.0]} of the old skills, LoRA with its adapter "
+        f"on {kept['lora', 0.0]}; with 5 % of old data in every batch {kept['full', 0.05]} and "
+        f"{kept['lora', 0.05]}"
+    )
+    assert sentence in plain(README)
+    off = [r for r in rows if r["method"] == "lora"]
+    assert all(r["off_is_base"] for r in off)
+    assert f"in {len(off)} of {len(off)} runs" in plain(README)

@@ -45,7 +45,7 @@ def _of_numbers(x: np.ndarray, y: np.ndarray, place: str, ort: str) -> Both:
     if x.ndim >= 2 and x.shape[-1] == x.shape[-2] and same(np.swapaxes(x, -1, -2), y, 1e-8):
         return Both(f"the result{place} is the transpose of what is right", f"结果{ort}正好是转置")
     factor = _factor(x, y)
-    if factor == -1:
+    if factor is not None and abs(factor + 1) < 1e-9:
         return Both(f"the result{place} has the wrong sign", f"结果{ort}的符号反了")
     if factor is not None:
         return Both(

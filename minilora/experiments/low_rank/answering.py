@@ -272,19 +272,25 @@ def _caveats(rows: list[Row]) -> list[str]:
     """Runs that failed or fell short, and learning rates that might lie outside of the grid."""
     told = []
     for r in where(rows, role="report"):
-        name = f"{r['kind']} r={r['rank']} α={r['alpha']:g}" if "rank" in r else r["kind"]
+        name = _name(r)
         if r.get("diverged"):
             told.append(f"Diverged: {name}, lr {r['lr']:g}, seed {r['seed']}.")
         elif r["kind"] in ("full", "lora") and (r.get("new") or 0) < LEVEL:
             told.append(f"Below {LEVEL:.0%}: {name}, seed {r['seed']}, {percent([r.get('new')])}.")
     edges = {
-        f"{r['kind']} {'r=' + str(r['rank']) if 'rank' in r else ''}".strip() + f" ({r['lr']:g})"
+        f"{_name(r)} ({r['lr']:g})"
         for r in where(rows, role="report")
         if r["kind"] in ("full", "lora") and _at_edge(rows, r)
     }
     if edges:
         told.append(f"Chosen at the edge of the rates tried: {', '.join(sorted(edges))}.")
     return told
+
+
+def _name(row: Row) -> str:
+    if "rank" not in row:
+        return str(row["kind"])
+    return f"{row['kind']} r={row['rank']} α={row['alpha']:g}"
 
 
 def _at_edge(rows: list[Row], row: Row) -> bool:
