@@ -61,8 +61,8 @@ def test_what_the_readme_says_of_low_rank():
     one = where(rows, kind="lora", rank=1)
     sentence = (
         f"90 % of the energy of ΔW lies in {median['change']} directions (median over matrices and "
-        f"seeds; of W's own in {median['weights']}, of a random matrix's in {median['random']}). Cut to 8 "
-        f"directions it keeps {percent(cut(rows, 'svd', 8))} of the new skill, cut to 1 "
+        f"seeds; of W's own in {median['weights']}, of a random matrix's in {median['random']}). "
+        f"Cut to 8 directions it keeps {percent(cut(rows, 'svd', 8))} of the new skill, cut to 1 "
         f"{percent(cut(rows, 'svd', 1))}; LoRA trained at rank 1 reaches "
         f"{percent([r['new'] for r in one])}"
     )
