@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from minilora.experiments.forgetting.arms import EASY, HARD
 from minilora.experiments.lab.experiment import EXPERIMENTS, experiment
+from minilora.experiments.lab.learning_rates import best_lr
 from minilora.experiments.lab.rows import read_rows
 from minilora.experiments.lab.stats import old_at, where
+from minilora.experiments.learning_rate.rows import FULL, q_v, tries
 from minilora.experiments.low_rank.rows import cut, matrices
+from minilora.experiments.rank_alpha.rows import few
 from minilora.experiments.redraw import answers, figure_beside
 
 ROOT = Path(__file__).parents[1]
@@ -86,3 +90,33 @@ def test_what_the_readme_says_of_forgetting():
     off = [r for r in rows if r["method"] == "lora"]
     assert all(r["off_is_base"] for r in off)
     assert f"in {len(off)} of {len(off)} runs" in plain(README)
+
+
+def test_what_the_readme_says_of_old_data():
+    rows = where(rows_of("forgetting"), role="report", method="full")
+
+    def kept(task, share):
+        of = where(rows, task=task, replay=share)
+        chosen = [r for r in of if r["lr_by"] != "other"]
+        return percent([old_at(r["curve"]) for r in chosen])
+
+    easy = [kept(EASY, share) for share in (0.0, 0.01, 0.05, 0.1)]
+    hard = [kept(HARD, share) for share in (0.0, 0.05, 0.1)]
+    assert (
+        f"full fine-tuning has kept {easy[0]} without, {easy[1]} with 1 %, {easy[2]} with 5 %, "
+        f"{easy[3]} with 10 % of it. On a hard one little: {hard[0]} without, {hard[1]} with 5 %, "
+        f"{hard[2]} with 10 %."
+    ) in plain(README)
+
+
+def test_what_the_readme_says_of_rank_and_learning_rate():
+    rates = {arm: best_lr(of) for arm, of in tries(rows_of("learning_rate")).items()}
+    full, one, eight, many = (rates[a] for a in (FULL, q_v(1), q_v(8), q_v(64)))
+    assert (
+        f"full {full:g}, LoRA {one:g} at r = 1, {eight:g} at r = 8, {many:g} at r = 64."
+    ) in plain(README)
+    few_examples = few(rows_of("rank_alpha"))[32]
+    scores = [percent([r["new"] for r in few_examples[rank]]) for rank in (1, 64)]
+    assert (
+        f"with 32 examples r = 1 has {scores[0]} of the test right, r = 64 {scores[1]}."
+    ) in plain(README)
