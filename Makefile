@@ -41,7 +41,7 @@ clean:
 
 .venv/.parity: .venv/.test
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable ".[test,llm,graph,parity]"
+	$(BIN)/pip install --quiet --editable ".[test,llm,graph,parity,llamacpp]"
 	touch $@
 
 .venv/.notebooks: .venv/.base

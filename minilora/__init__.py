@@ -33,10 +33,12 @@ _HOMES = {
     "minilora.bases": ["load_base", "save_base"],
     "minilora.config": ["ModelConfig"],
     "minilora.data.skills": ["example_prompt"],
+    "minilora.diagnosing": ["doctor"],
     "minilora.errors": ["MiniloraError"],
     "minilora.evaluation": ["exact_match", "mean_nll"],
     "minilora.experiments.tape_figure": ["draw_tape"],
-    "minilora.generation": ["generate"],
+    "minilora.generation": ["generate", "stream"],
+    "minilora.inspecting": ["inspect_adapter"],
     "minilora.model": ["Transformer"],
     "minilora.optim": ["AdamW", "Schedule"],
     "minilora.peft": ["LoraConfig", "PeftModel", "get_peft_model"],
@@ -59,10 +61,12 @@ if TYPE_CHECKING:
     from minilora.bases import load_base, save_base
     from minilora.config import ModelConfig
     from minilora.data.skills import example_prompt
+    from minilora.diagnosing import doctor
     from minilora.errors import MiniloraError
     from minilora.evaluation import exact_match, mean_nll
     from minilora.experiments.tape_figure import draw_tape
-    from minilora.generation import generate
+    from minilora.generation import generate, stream
+    from minilora.inspecting import inspect_adapter
     from minilora.model import Transformer
     from minilora.optim import AdamW, Schedule
     from minilora.peft import LoraConfig, PeftModel, get_peft_model
@@ -80,18 +84,21 @@ __all__ = [
     "Tensor",
     "Transformer",
     "backward",
+    "doctor",
     "draw_tape",
     "exact_match",
     "example_prompt",
     "generate",
     "get_peft_model",
     "gradcheck",
+    "inspect_adapter",
     "ledger",
     "load_base",
     "mean_nll",
     "no_grad",
     "predict",
     "save_base",
+    "stream",
     "tape",
     "train",
     "train_step",

@@ -7,7 +7,8 @@ stand together right-aligned, so that all of them go on at the same place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,30 +43,81 @@ def generate(
     DTypeError for tokens that are no integers, ConfigError for settings outside of what is allowed.
     """
     _check(model.config.max_positions, prompts, max_new_tokens, temperature, top_k, top_p)
-    if max_new_tokens == 0:
-        return [[] for _ in prompts]
-    rng = np.random.default_rng(seed)
-    ids, start = _right_align(prompts)
-    room = [min(max_new_tokens, model.config.max_positions - len(p)) for p in prompts]
-    kv = None
-    if use_cache:
-        kv = KVCache(model.config, len(prompts), ids.shape[1] + max(room), model.dtype)
     new: list[list[int]] = [[] for _ in prompts]
-    going = np.ones(len(prompts), bool)
-    step = ids
-    with no_grad():
-        for n in range(1, max(room) + 1):
-            logits = _last_logits(model, step, kv, start)
-            tokens = np.array([choose(z, temperature, top_k, top_p, rng) for z in logits])
-            going &= ~np.isin(tokens, np.asarray(stop, tokens.dtype))
-            for row in np.flatnonzero(going):
-                new[row].append(int(tokens[row]))
-                going[row] = len(new[row]) < room[row]
-            if not going.any():
-                break
-            start[~going] = ids.shape[1] + n  # a text that has ended is padding from here on
-            step = tokens[:, None] if use_cache else np.concatenate([step, tokens[:, None]], axis=1)
+    if max_new_tokens == 0:
+        return new
+    choice = partial(
+        choose,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        rng=np.random.default_rng(seed),
+    )
+    for said in _steps(model, *_right_align(prompts), max_new_tokens, choice, stop, use_cache):
+        for row, token in said:
+            new[row].append(token)
     return new
+
+
+def stream(
+    model: Any,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
+    stop: Sequence[int] = (),
+) -> Iterator[int]:
+    """The tokens that `generate` gives for one prompt, each as soon as it is known.
+
+    Settings and errors are those of `generate`; errors come at once, not with the first token. The
+    model must stay as it is until the last token: keys and values of the text so far are kept.
+    """
+    _check(model.config.max_positions, [prompt], max_new_tokens, temperature, top_k, top_p)
+    choice = partial(
+        choose,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        rng=np.random.default_rng(seed),
+    )
+    steps = _steps(model, *_right_align([prompt]), max_new_tokens, choice, stop, use_cache=True)
+    return (token for said in steps for _, token in said)
+
+
+def _steps(
+    model: Any,
+    ids: np.ndarray,
+    start: np.ndarray,
+    max_new_tokens: int,
+    choice: Callable[[np.ndarray], int],
+    stop: Sequence[int],
+    use_cache: bool,
+) -> Iterator[list[tuple[int, int]]]:
+    """One step after the other: row and new token of every text that goes on.
+
+    ids (B, T), start (B,)   of the prompts, as `_right_align` gives them
+    choice                   a token from its scores (V,)
+    """
+    B, T = ids.shape
+    room = np.minimum(max_new_tokens, model.config.max_positions - (T - start))
+    longest = int(room.max())
+    kv = KVCache(model.config, B, T + longest, model.dtype) if use_cache else None
+    going = room > 0
+    step = ids
+    for n in range(1, longest + 1):
+        with no_grad():  # not around the loop, or whoever takes the tokens would find it off, too
+            logits = _last_logits(model, step, kv, start)
+        tokens = np.array([choice(z) for z in logits])
+        going &= ~np.isin(tokens, np.asarray(stop, tokens.dtype))
+        yield [(int(row), int(tokens[row])) for row in np.flatnonzero(going)]
+        going &= n < room
+        if not going.any():
+            break
+        start[~going] = T + n  # a text that has ended is padding from here on
+        step = tokens[:, None] if use_cache else np.concatenate([step, tokens[:, None]], axis=1)
 
 
 def _last_logits(model: Any, ids: np.ndarray, kv: KVCache | None, start: np.ndarray) -> np.ndarray:

@@ -172,7 +172,7 @@ class Transformer(Module):
 
     @property
     def dtype(self) -> np.dtype:
-        return self.model.embed_tokens.weight.dtype
+        return next(self.parameters()).dtype
 
     def _init_weights(self, rng: np.random.Generator) -> None:
         """Matrices normal with deviation 0.02, biases 0, norms 1, as in transformers."""
@@ -251,10 +251,9 @@ class Transformer(Module):
 
     def token_loss(self, h: Tensor, labels: np.ndarray, n_targets: int | None) -> Tensor:
         """The loss from the last vectors. A plain head never makes all the logits at once."""
-        if type(self.lm_head) is Linear:
-            return ops.linear_cross_entropy(
-                h, self.lm_head.weight, labels=labels, n_targets=n_targets
-            )
+        head = self.lm_head.in_force()
+        if type(head) is Linear:
+            return ops.linear_cross_entropy(h, head.weight, labels=labels, n_targets=n_targets)
         return ops.cross_entropy(self.lm_head(h), labels=labels, n_targets=n_targets)
 
 

@@ -88,6 +88,10 @@ class Module:
         finally:
             _innermost.reset(before)
 
+    def in_force(self) -> Module:
+        """The module that computes here now: this one, unless an adapter has put one before it."""
+        return self
+
     def children(self) -> Iterator[tuple[str, Module]]:
         """The modules right below this one, by attribute name."""
         return ((name, v) for name, v in vars(self).items() if isinstance(v, Module))
@@ -212,6 +216,30 @@ class ModuleDict(Module):
 
     def __contains__(self, name: str) -> bool:
         return name in self.items
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The module of a name, or `default`."""
+        return self.items.get(name, default)
+
+
+class ParameterDict(Module):
+    """Parameters by name."""
+
+    def __getitem__(self, name: str) -> Parameter:
+        return vars(self)[name]
+
+    def __setitem__(self, name: str, p: Parameter) -> None:
+        vars(self)[name] = p
+
+    def __delitem__(self, name: str) -> None:
+        del vars(self)[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in vars(self)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The parameter of a name, or `default`."""
+        return vars(self).get(name, default)
 
 
 class Linear(Module):

@@ -39,8 +39,9 @@ def test_no_claim_rests_on_fewer_than_three_seeds(name):
     reported = [
         r for r in rows_of(name) if r.get("role") == "report" and r.get("base") != "smollm2"
     ]
-    assert len({r["seed"] for r in reported}) >= 3
-    assert not {r["seed"] for r in reported} & {100, 101}
+    seeds = {r["seed"] for r in reported if "seed" in r}  # mathematics alone has none
+    assert len(seeds) >= 3
+    assert not seeds & {100, 101}
 
 
 def test_the_page_of_answers_is_what_the_rows_say():

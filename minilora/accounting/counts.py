@@ -131,12 +131,29 @@ def _of_gpt(c: Gpt, trained: bool) -> list[Array]:
 def _gpt_lora(c: Gpt, method: Method) -> list[Array]:
     if method.adapts is None:
         return []
-    r, shapes = method.lora.r, _gpt_matrices(c)
-    if r > c.hidden_size:
-        raise ConfigError(f"rank {r} is above min(out, in) = {c.hidden_size} of its matrices")
-    chosen = find_targets(shapes, method.lora.target_modules, method.lora.layers_to_transform)
-    found = [Array(f"{path}.lora", r * sum(shapes[path]), True) for path in chosen]
-    if method.lora.init_lora_weights == "pissa":
+    lora, shapes = method.lora, _gpt_matrices(c)
+    for name in ("modules_to_save", "trainable_token_indices"):
+        if getattr(lora, name):
+            raise ConfigError(f"{name} is counted for models of the Llama family alone")
+    chosen = find_targets(
+        shapes,
+        lora.target_modules,
+        lora.layers_to_transform,
+        layers_pattern=lora.layers_pattern,
+        exclude=lora.exclude_modules,
+    )
+    found = []
+    for path in chosen:
+        r, (n_out, n_in) = lora.at(path).r, shapes[path]
+        if r > c.hidden_size:
+            raise ConfigError(f"rank {r} is above min(out, in) = {c.hidden_size} of its matrices")
+        found.append(Array(f"{path}.lora", r * (n_out + n_in), True))
+        if lora.use_dora:
+            found.append(Array(f"{path}.magnitude", n_out, True))
+    if lora.bias != "none":
+        biased = shapes if lora.bias == "all" else chosen
+        found += [Array(f"{path}.trained_bias", shapes[path][0], True) for path in biased]
+    if lora.init_lora_weights == "pissa":
         found += [Array(f"{path}.residual", math.prod(shapes[path]), False) for path in chosen]
     return found
 

@@ -1,16 +1,12 @@
 """PeftModel: a base model, frozen, with one or more adapters attached, of which one is in use.
 
-The adapters sit inside the model, beside the matrices they adapt; this class attaches them, says
-which is in use, and speaks for all of them at once. The base is shared, not copied.
+Which there are and which is in use is said in `adapters.py`; here is what the whole then does:
+compute, be merged into plain weights, be saved.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +15,13 @@ import numpy as np
 from minilora.autograd import Tensor
 from minilora.errors import AdapterError, DTypeError
 from minilora.model import Transformer
-from minilora.nn import Module
 from minilora.peft import folder as files
 from minilora.peft import pissa
+from minilora.peft.adapted import adapted_modules, take_off
+from minilora.peft.adapters import Adapters
 from minilora.peft.config import LoraConfig
-from minilora.peft.lora import LoraLinear, Switch, check_config
+from minilora.peft.fitting import fingerprint
+from minilora.peft.token_rows import TokenRows
 
 FLOATS = ("float16", "float32", "float64")
 
@@ -41,35 +39,8 @@ def get_peft_model(
     return PeftModel(model, config, adapter_name, seed=seed)
 
 
-class _Tuner(Module):
-    """A level that PEFT has between its model and the base; its name is in every path."""
-
-    def __init__(self, model: Transformer):
-        self.model = model
-
-
-class PeftModel(Module):
+class PeftModel(Adapters):
     """A frozen base with adapters. Call it, and ask for its loss, as one does with the base."""
-
-    def __init__(
-        self,
-        model: Transformer,
-        config: LoraConfig | None = None,
-        adapter_name: str = "default",
-        *,
-        seed: int = 0,
-    ):
-        if any(isinstance(m, LoraLinear) for _, m in model.named_modules()):
-            raise AdapterError(
-                "this base has adapters already; add another with peft_model.add_adapter(), or "
-                "take them off with peft_model.unload()"
-            )
-        self.base_model = _Tuner(model)
-        self.peft_config: dict[str, LoraConfig] = {}
-        self._switch = Switch()
-        if config is not None:
-            self.add_adapter(adapter_name, config, seed=seed)
-            self.set_adapter(adapter_name)
 
     @classmethod
     def from_pretrained(
@@ -92,15 +63,6 @@ class PeftModel(Module):
         peft.set_adapter(adapter_name, inference_mode=not is_trainable)
         return peft
 
-    @property
-    def model(self) -> Transformer:
-        """The base, with the adapters in it."""
-        return self.base_model.model
-
-    def get_base_model(self) -> Transformer:
-        """The base, with the adapters in it."""
-        return self.model
-
     def __getattr__(self, name: str) -> Any:
         # What a PeftModel has not, its base has: config, tokenizer, hidden, lm_head, dtype.
         if name == "base_model" or name.startswith("__"):
@@ -117,103 +79,8 @@ class PeftModel(Module):
         self._check_unmerged(training)
         return self.model.loss(ids, labels, training=training, **options)
 
-    def layers(self) -> dict[str, LoraLinear]:
-        """path → each matrix that has adapters beside it."""
-        return {p: m for p, m in self.model.named_modules() if isinstance(m, LoraLinear)}
-
-    @property
-    def active_adapter(self) -> str | None:
-        """The name of the adapter in use."""
-        return self._switch.active
-
-    def add_adapter(self, name: str, config: LoraConfig, *, seed: int = 0) -> None:
-        """Attach one more fresh adapter, frozen until `set_adapter(name)`.
-
-        Raises AdapterError for a name that is taken, ConfigError for targets or a rank that this
-        model has not.
-        """
-        self._attach(name, config, seed, check_ranks=True)
-
-    def load_adapter(self, folder: str | Path, name: str, *, is_trainable: bool = False) -> None:
-        """Attach the adapter of a folder under a name; `set_adapter(name)` makes it the active one.
-
-        Raises FormatError, AdapterError as `from_pretrained`.
-        """
-        config, weights = files.read_adapter(folder)
-        files.check_fit(self.model, config, weights, folder)
-        self._attach(name, config, seed=0, check_ranks=False)
-        for key, mine in self.adapter_weights(name).items():
-            mine[:] = weights[key]
-        self._freeze(name, trainable=is_trainable)
-
-    def _attach(self, name: str, config: LoraConfig, seed: int, *, check_ranks: bool) -> None:
-        if name in self.peft_config:
-            raise AdapterError(
-                f"there is an adapter {name!r} already; choose another name, or delete_adapter() it"
-            )
-        if not re.fullmatch(r"[\w-]+", name):
-            # It becomes part of parameters' names, and of a folder's.
-            raise AdapterError(f"adapter name {name!r} must be of letters, digits, - and _")
-        linears = check_config(self.model, config, ranks=check_ranks)
-        if config.base_model_name_or_path is None:
-            config = replace(config, base_model_name_or_path=self.model.base_name)
-        if not self.peft_config:
-            self.model.requires_grad_(False)
-        rng = np.random.default_rng(seed)
-        for path, linear in linears.items():
-            layer = self.model.get_submodule(path)
-            if not isinstance(layer, LoraLinear):
-                layer = LoraLinear(linear, self._switch)
-                self.model.set_submodule(path, layer)
-            layer.add(name, config, rng)
-        self.peft_config[name] = config
-        self._freeze(name)
-
-    def set_adapter(self, name: str, *, inference_mode: bool = False) -> None:
-        """Use this adapter from now on, and train it (unless `inference_mode`); freeze the others.
-
-        Raises AdapterError for a name that does not exist, and while another one is merged.
-        """
-        self._check_name(name)
-        if self._switch.merged not in (None, name):
-            raise AdapterError(
-                f"adapter {self._switch.merged!r} is merged into the weights; unmerge_adapter() "
-                f"before switching to {name!r}"
-            )
-        self._switch.active = name
-        for other in self.peft_config:
-            self._freeze(other, trainable=other == name and not inference_mode)
-
-    def delete_adapter(self, name: str) -> None:
-        """Take an adapter away. If it was the active one, the first that is left becomes it."""
-        self._check_name(name)
-        if self._switch.merged == name:
-            raise AdapterError(f"adapter {name!r} is merged; unmerge_adapter() before deleting it")
-        for layer in self.layers().values():
-            if name in layer.configs:
-                layer.remove(name)
-        del self.peft_config[name]
-        if self._switch.active == name:
-            self._switch.active = None
-            if self.peft_config:
-                self.set_adapter(next(iter(self.peft_config)), inference_mode=True)
-
-    @contextmanager
-    def disable_adapter(self) -> Iterator[None]:
-        """Inside this `with` the model is the base, bit for bit; an exception ends it too."""
-        if self._switch.merged:
-            raise AdapterError(
-                f"adapter {self._switch.merged!r} is merged into the weights, so it cannot be "
-                "switched off; unmerge_adapter() first"
-            )
-        before, self._switch.enabled = self._switch.enabled, False
-        try:
-            yield
-        finally:
-            self._switch.enabled = before
-
     def merge_adapter(self) -> None:
-        """Add the active adapter into the weights: W + (α/r) B A. Costs a copy of those matrices.
+        """Put the active adapter into the weights: W + (α/r) B A. Costs a copy of those matrices.
 
         Raises NonFiniteError, before anything is changed, if the adapter holds a NaN. A second
         merge warns and changes nothing.
@@ -226,23 +93,32 @@ class PeftModel(Module):
                 stacklevel=2,
             )
             return
-        layers = {path: layer for path, layer in self.layers().items() if name in layer.configs}
-        if self.config.tie_word_embeddings and "lm_head" in layers:
-            raise AdapterError(
-                f"adapter {name!r} adapts lm_head, in this base the same array as the embeddings: "
-                "merging would change how tokens are read, too. Use it unmerged"
-            )
-        merged = {path: layer.merged(name) for path, layer in layers.items()}  # may refuse
-        for path, layer in layers.items():
-            layer.merge(merged[path])
+        self._check_tied(name)
+        merged = [(layer, layer.merged(name)) for _, layer in self.adapted(name)]  # may refuse
+        for layer, arrays in merged:
+            layer.merge(arrays)
         self._switch.merged = name
+
+    def _check_tied(self, name: str) -> None:
+        """AdapterError if one array is the embeddings and the head, and only one is adapted."""
+        if not self.config.tie_word_embeddings:
+            return
+        ends = {p: m for p, m in self.adapted(name) if p in ("model.embed_tokens", "lm_head")}
+        one_table = any(isinstance(m, TokenRows) and name in m.tied for m in ends.values())
+        if ends and not one_table:
+            only = ", ".join(ends)
+            raise AdapterError(
+                f"adapter {name!r} adapts {only}, in this base one array is the embeddings and "
+                "lm_head: merging would change both how tokens are read and how they are scored. "
+                "Use it unmerged"
+            )
 
     def unmerge_adapter(self) -> None:
         """Put the weights of before the merge back: the very same bits."""
         if not self._switch.merged:
             warnings.warn("no adapter is merged; nothing was changed", stacklevel=2)
             return
-        for layer in self.layers().values():
+        for layer in adapted_modules(self.model).values():
             layer.unmerge()
         self._switch.merged = None
 
@@ -265,8 +141,8 @@ class PeftModel(Module):
 
     def _unload(self, dtype: Any) -> Transformer:
         model = self.model
-        for path, layer in self.layers().items():
-            model.set_submodule(path, layer.base_layer)
+        take_off(model)
+        self._switch.before.clear()
         if dtype is not None:
             for p in model.parameters():
                 p.data = p.data.astype(dtype)
@@ -279,27 +155,17 @@ class PeftModel(Module):
 
         One of PiSSA's is written as an ordinary LoRA of rank 2r, which needs nothing but the base.
         """
+        base = fingerprint(self.model, self._switch)
         for name, config in self.peft_config.items():
             place = Path(folder) if name == "default" else Path(folder) / name
             if config.init_lora_weights == "pissa":
                 config = pissa.as_plain_config(config)
             weights = {
-                f"{files.PREFIX}{path}.{part}.weight": array
-                for path, layer in self.layers().items()
-                if name in layer.configs
-                for part, array in zip(("lora_A", "lora_B"), layer.pair(name), strict=True)
+                f"{files.PREFIX}{path}.{end}": array
+                for path, layer in self.adapted(name)
+                for end, array in layer.files(name).items()
             }
-            files.write_adapter(place, config, weights)
-
-    def adapter_weights(self, name: str = "default") -> dict[str, np.ndarray]:
-        """An adapter's arrays by their names in PEFT's files."""
-        self._check_name(name)
-        return {
-            f"{files.PREFIX}{path}.{part}.weight": getattr(layer, part)[name].weight.data
-            for path, layer in self.layers().items()
-            if name in layer.configs
-            for part in ("lora_A", "lora_B")
-        }
+            files.write_adapter(place, config, weights, base)
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """How many numbers are trained, and how many there are, adapters and residuals included."""
@@ -312,22 +178,6 @@ class PeftModel(Module):
             f"trainable params: {trained:,d} || all params: {every:,d} || "
             f"trainable%: {100 * trained / every:.4f}"
         )
-
-    def _freeze(self, name: str, trainable: bool = False) -> None:
-        for layer in self.layers().values():
-            if name in layer.configs:
-                layer.lora_A[name].requires_grad_(trainable)
-                layer.lora_B[name].requires_grad_(trainable)
-
-    def _active(self) -> str:
-        if self._switch.active is None:
-            raise AdapterError("no adapter is active; set_adapter(name) chooses one")
-        return self._switch.active
-
-    def _check_name(self, name: str) -> None:
-        if name not in self.peft_config:
-            names = ", ".join(map(repr, self.peft_config)) or "none"
-            raise AdapterError(f"there is no adapter {name!r}; there are: {names}")
 
     def _check_unmerged(self, training: bool) -> None:
         if training and self._switch.merged:

@@ -45,7 +45,12 @@ def as_plain_config(config: LoraConfig) -> LoraConfig:
     """The settings of the ordinary LoRA of rank 2r, with the same scaling."""
     louder = 2**0.5 if config.use_rslora else 2
     return replace(
-        config, r=2 * config.r, lora_alpha=louder * config.lora_alpha, init_lora_weights=True
+        config,
+        r=2 * config.r,
+        rank_pattern={key: 2 * r for key, r in config.rank_pattern.items()},
+        lora_alpha=louder * config.lora_alpha,
+        alpha_pattern={key: louder * alpha for key, alpha in config.alpha_pattern.items()},
+        init_lora_weights=True,
     )
 
 

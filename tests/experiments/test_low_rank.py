@@ -333,7 +333,7 @@ def test_rates_at_the_edge_of_the_grid_are_named():
     choose = [
         {"role": "choose", "kind": "lora", "rank": 1, "alpha": 2, "lr": lr} for lr in (1e-3, 3e-3)
     ]
-    assert "edge of the rates tried: lora r=1 (0.003)" in EXPERIMENT.answer(rows + choose)
+    assert "edge of the rates tried: lora r=1 α=2 (0.003)" in EXPERIMENT.answer(rows + choose)
     assert "edge" not in EXPERIMENT.answer([*rows, *choose, {**choose[0], "lr": 1e-2}])
 
 

@@ -1,8 +1,11 @@
 """What the tests of adapters share: training a little, and looking at what comes out."""
 
+import numpy as np
 import pytest
 
 from minilora.autograd import no_grad
+from minilora.config import ModelConfig
+from minilora.model import Transformer
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, get_peft_model
 from minilora.training import train_step
@@ -34,6 +37,25 @@ def tuned(tiny, tiny_batch, tune):
 
 
 @pytest.fixture
+def biased():
+    """biased(dtype=np.float32): a small Llama with biases, none of them zero."""
+
+    def make(dtype=np.float32, **settings):
+        config = ModelConfig(
+            31, 24, 40, 2, 4, n_kv_heads=2, max_positions=64,
+            attention_bias=True, attention_out_bias=True, mlp_bias=True, **settings,
+        )  # fmt: skip
+        model = Transformer(config, seed=1, dtype=dtype)
+        rng = np.random.default_rng(2)
+        for name, p in model.named_parameters():
+            if name.endswith(".bias"):
+                p.data[:] = rng.normal(0, 0.1, p.shape)
+        return model
+
+    return make
+
+
+@pytest.fixture
 def logits():
     """logits(model, ids): as an array."""
 
@@ -47,9 +69,10 @@ def logits():
 @pytest.fixture
 def frozen():
     """frozen(model): the base's weights, by the names they have without adapters."""
+    ours = ("lora_", "modules_to_save", "trainable_tokens_delta", "trained_bias")
 
     def weights(model):
         named = {n.replace(".base_layer", ""): a for n, a in model.state_dict().items()}
-        return {name: array for name, array in named.items() if "lora_" not in name}
+        return {name: a for name, a in named.items() if not any(part in name for part in ours)}
 
     return weights

@@ -51,8 +51,26 @@ def test_dropout_is_a_share_below_1(p):
 @pytest.mark.parametrize(
     ("setting", "allowed"),
     [
-        ({"bias": "all"}, "'none'"),
-        ({"bias": "lora_only"}, "'none'"),
+        ({"bias": "some"}, "'none', 'lora_only' or 'all'"),
+        ({"bias": True}, "'none', 'lora_only' or 'all'"),
+        ({"use_dora": 1}, "True or False"),
+        ({"rank_pattern": {"q_proj": 0}}, "a whole number from 1"),
+        ({"rank_pattern": {"q_proj": 2.5}}, "a whole number from 1"),
+        ({"rank_pattern": ["q_proj"]}, "must map names to numbers"),
+        ({"rank_pattern": {"(q_proj": 2}}, "no regular expression"),
+        ({"alpha_pattern": {"q_proj": -1}}, "a number above 0"),
+        ({"alpha_pattern": {3: 1}}, "must map names to numbers"),
+        ({"exclude_modules": [3]}, "must be names"),
+        ({"exclude_modules": "(q_proj"}, "no regular expression"),
+        ({"modules_to_save": 3}, "must be names"),
+        ({"modules_to_save": [""]}, "must be names"),
+        ({"trainable_token_indices": [-1]}, "ids of tokens, each once"),
+        ({"trainable_token_indices": [1, 1]}, "ids of tokens, each once"),
+        ({"trainable_token_indices": [1.5]}, "ids of tokens, each once"),
+        ({"trainable_token_indices": {"lm_head": []}}, "ids of tokens, each once"),
+        ({"trainable_token_indices": 7}, "ids of tokens, each once"),
+        ({"layers_pattern": "layers"}, "layers_to_transform"),
+        ({"layers_pattern": "layers", "target_modules": ".*q_proj"}, "['q_proj', 'v_proj']"),
         ({"init_lora_weights": "pissa_niter_4"}, "True, False, 'gaussian' or 'pissa'"),
         ({"init_lora_weights": None}, "True, False, 'gaussian' or 'pissa'"),
         ({"layers_to_transform": -1}, "numbers of layers from 0"),
@@ -155,3 +173,68 @@ def test_a_refused_adapter_leaves_the_base_trainable_and_bare(tiny):
             get_peft_model(base, config)
     assert all(p.requires_grad for p in base.parameters())
     assert not any("lora" in name for name, _ in base.named_parameters())
+
+
+def test_a_pattern_is_met_by_the_end_of_a_path_and_the_first_that_fits_counts():
+    config = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        rank_pattern={r"layers\.1\..*q_proj": 2, "q_proj": 3, "proj": 4},
+        alpha_pattern={"self_attn.v_proj": 5},
+    )
+    q0, q1, v = LINEARS[0], LINEARS[4], LINEARS[2]
+    assert [config.at(path).r for path in (q0, q1, v, "lm_head")] == [3, 2, 8, 8]
+    assert [config.at(path).scaling for path in (q0, q1, v)] == [16 / 3, 16 / 2, 5 / 8]
+    assert config.at("lm_head") is config
+    root = LoraConfig(r=8, lora_alpha=16, rank_pattern={"q_proj": 4}, use_rslora=True)
+    assert root.at(q0).scaling == 16 / 2
+
+
+def test_a_config_can_be_a_key_whatever_is_in_it():
+    settings = {"rank_pattern": {"a": 1, "b": 2}, "trainable_token_indices": {"lm_head": [1, 2]}}
+    one, two = LoraConfig(**settings), LoraConfig(**settings, modules_to_save=["norm"])
+    assert hash(one) == hash(LoraConfig(**settings))
+    assert len({one, two, LoraConfig(**settings)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        (["k_proj"], ["q_proj", "v_proj", "up_proj"]),
+        (("layers.0.self_attn.q_proj", "proj"), ["k_proj", "v_proj", "up_proj", "q_proj"]),
+        (r".*self_attn.*", ["up_proj"]),
+        (r"self_attn", ["q_proj", "k_proj", "v_proj", "up_proj"]),  # no whole path
+    ],
+)
+def test_what_is_excluded_is_not_meant(exclude, left):
+    found = find_targets(LINEARS, "all-linear", exclude=exclude)
+    assert list(dict.fromkeys(path.rsplit(".")[-1] for path in found)) == left
+
+
+def test_if_all_is_excluded_both_settings_are_named():
+    with pytest.raises(ConfigError, match=r"target_modules.*q_proj.*exclude_modules.*'q_proj'"):
+        find_targets(LINEARS, ["q_proj"], exclude=["q_proj"])
+
+
+def test_a_file_may_name_more_than_there_is_but_not_only_that():
+    names = ["q_proj", "W_pack"]
+    with pytest.raises(ConfigError, match="W_pack"):
+        find_targets(LINEARS, names)
+    assert find_targets(LINEARS, names, strict=False) == [LINEARS[0], LINEARS[4]]
+    with pytest.raises(ConfigError, match="W_pack"):
+        find_targets(LINEARS, ["W_pack"], strict=False)
+    with pytest.raises(ConfigError, match="no layer 7"):
+        find_targets(LINEARS, ["q_proj"], [1, 7])
+    assert find_targets(LINEARS, ["q_proj"], [1, 7], strict=False) == [LINEARS[4]]
+
+
+def test_layers_that_are_called_otherwise():
+    assert find_targets(LINEARS, ["q_proj"], 1, layers_pattern=["h", "layers"]) == [LINEARS[4]]
+    with pytest.raises(ConfigError, match=r"layers_pattern = 'blocks'.*'layers'"):
+        find_targets(LINEARS, ["q_proj"], 1, layers_pattern="blocks")
+
+
+def test_a_rank_of_a_pattern_is_held_to_the_same_rule(tiny):
+    config = LoraConfig(r=2, target_modules=["q_proj", "k_proj"], rank_pattern={"k_proj": 13})
+    with pytest.raises(ConfigError, match=r"rank 13 .* = 12 of .*k_proj \(12, 24\)"):
+        get_peft_model(tiny(), config)

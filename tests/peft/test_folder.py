@@ -215,15 +215,12 @@ def test_a_setting_that_is_not_there(folder, tiny, missing):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("use_dora", True),
-        ("rank_pattern", {"q_proj": 2}),
-        ("alpha_pattern", {"q_proj": 2}),
         ("fan_in_fan_out", True),
-        ("modules_to_save", ["lm_head"]),
         ("layers_to_transform", "0"),
-        ("exclude_modules", ["k_proj"]),
         ("lora_bias", True),
-        ("trainable_token_indices", [1]),
+        ("layer_replication", [[0, 2]]),
+        ("target_parameters", ["experts.weight"]),
+        ("alora_invocation_tokens", [1]),
         ("something_of_next_year", 3),
         ("init_lora_weights", "pissa_niter_4"),
         ("init_lora_weights", "olora"),
@@ -247,8 +244,16 @@ def test_a_setting_that_changes_the_result_and_is_not_computed_here(folder, tiny
         ("lora_alpha", None),
         ("lora_dropout", 1),
         ("lora_dropout", None),
-        ("bias", "all"),
+        ("bias", "some"),
         ("use_rslora", "no"),
+        ("use_dora", "yes"),
+        ("rank_pattern", {"q_proj": 0}),
+        ("alpha_pattern", {"q_proj": "loud"}),
+        ("exclude_modules", 3),
+        ("modules_to_save", {"lm_head": 1}),
+        ("trainable_token_indices", "all"),
+        ("trainable_token_indices", [31]),
+        ("trainable_token_indices", {"q_proj": [1]}),
         ("target_modules", []),
         ("target_modules", [3]),
         ("target_modules", 3),
@@ -261,13 +266,20 @@ def test_a_value_that_no_adapter_has(folder, tiny, name, value):
     change(folder, **{name: value})
     base = tiny()
     base.base_name = "bases/tiny"
-    shown = {"[]": "target_modules", "['nonsense']": "'nonsense'"}.get(repr(value), repr(value))
+    shown = {
+        "[]": "target_modules",
+        "['nonsense']": "'nonsense'",
+        "{'q_proj': 0}": "rank_pattern['q_proj'] = 0",
+        "{'q_proj': 'loud'}": "alpha_pattern['q_proj'] = 'loud'",
+        "[31]": "no token 31 in a vocabulary of 31",
+        "{'q_proj': [1]}": "'q_proj' is neither embed_tokens nor lm_head",
+    }.get(repr(value), repr(value))
     refused(base, folder, MiniloraError, shown)
 
 
 def test_layers_that_are_called_something_else(folder, tiny):
     change(folder, layers_pattern="blocks", layers_to_transform=[0, 1])
-    refused(tiny(), folder, FormatError, CONFIG, "layers_pattern", "'blocks'")
+    refused(tiny(), folder, AdapterError, str(folder), "layers_pattern", "'blocks'")
     change(folder, layers_pattern=["layers"])
     assert PeftModel.from_pretrained(tiny(), folder).peft_config["default"].layers_to_transform
 

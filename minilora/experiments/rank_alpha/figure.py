@@ -36,17 +36,17 @@ def draw(rows: list[Row], path: str | Path) -> None:
         )
     with plots.figure(3, rows=2, width=13, height=8.4) as (fig, axes):
         words = [
-            _heat(axes[0, 0], scaled(rows, "r"), "lr", f"Scaling α/r, α = {ALPHA}"),
-            _heat(axes[0, 1], scaled(rows, "sqrt_r"), "lr", f"Scaling α/√r, α = {ALPHA}"),
-            _heat(axes[0, 2], rank_by_alpha(rows), "alpha", f"α by rank at lr {LR:g}, α/r"),
+            heat(axes[0, 0], scaled(rows, "r"), "lr", f"Scaling α/r, α = {ALPHA}"),
+            heat(axes[0, 1], scaled(rows, "sqrt_r"), "lr", f"Scaling α/√r, α = {ALPHA}"),
+            heat(axes[0, 2], rank_by_alpha(rows), "alpha", f"α by rank at lr {LR:g}, α/r"),
             _products(axes[1, 0], stats.where(rows, arm=ALPHA_LR)),
-            _capacity(axes[1, 1], rows),
-            _gaps(axes[1, 2], rows),
+            capacity_by_rank(axes[1, 1], rows),
+            gap_by_rank(axes[1, 2], rows),
         ]
         plots.save(fig, path, _caption(rows), "\n".join(words))
 
 
-def _heat(ax: Any, rows: list[Row], by: str, title: str) -> str:
+def heat(ax: Any, rows: list[Row], by: str, title: str) -> str:
     """Accuracy by rank and `by`, the best of each row ringed; the same in words."""
     ax.set_title(title)
     if not rows:
@@ -98,7 +98,7 @@ def _products(ax: Any, rows: list[Row]) -> str:
     return _lines(ax, lines, title, "α · learning rate", "new skill right, %")
 
 
-def _capacity(ax: Any, rows: list[Row]) -> str:
+def capacity_by_rank(ax: Any, rows: list[Row]) -> str:
     """Share of the facts' bits that is stored, and accuracy of the easy task, by rank."""
     title = "Capacity: what a rank holds"
     ax.set_title(title)
@@ -117,7 +117,7 @@ def _capacity(ax: Any, rows: list[Row]) -> str:
     return _lines(ax, lines, title, "rank r", "bits stored, or answers right, %")
 
 
-def _gaps(ax: Any, rows: list[Row]) -> str:
+def gap_by_rank(ax: Any, rows: list[Row]) -> str:
     """Training less test accuracy by rank, one line for each number of examples."""
     title = "Overfitting: training less test"
     ax.set_title(title)

@@ -1,0 +1,148 @@
+"""What can be wrong with a training that is about to begin, or has: its optimizer and a batch."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from minilora.diagnosing.finding import Said, some
+from minilora.errors import NonFiniteError, TapeError
+from minilora.ops import IGNORE
+from minilora.training import check_finite, loss_and_gradients
+
+
+def optimizer_without_adapter(model: Any, optimizer: Any) -> Said:
+    """The trainable parameters: all of them in the optimizer?"""
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    held = set(optimizer.parameters())
+    missing = [name for name, p in trainable.items() if p not in held]
+    if not trainable:
+        yield (
+            "nothing in the model is trainable",
+            "set_adapter(name), or load with is_trainable=True, and then make the optimizer",
+        )
+    elif missing:
+        yield (
+            f"the optimizer does not hold {some(missing, len(trainable), 'trainable parameters')}, "
+            "which will stay as they are",
+            "It was made before the adapter was attached or set: make it again, from "
+            "model.parameters()",
+        )
+
+
+def frozen_in_optimizer(model: Any, optimizer: Any) -> Said:
+    """The optimizer's parameters: frozen ones cost two moments each, and may decay."""
+    names = {p: n for n, p in model.named_parameters()}
+    held = optimizer.parameters()
+    frozen = [names[p] for p in held if p in names and not p.requires_grad]
+    if frozen:
+        size = sum(2 * p.data.nbytes for p in held if p in names and not p.requires_grad)
+        yield (
+            f"the optimizer holds {some(frozen, len(held), 'parameters')} that are frozen: "
+            f"{size:,} bytes for nothing, and weight decay would shrink them",
+            "Make it after the base is frozen and the adapter set, from model.parameters()",
+        )
+
+
+def foreign_in_optimizer(model: Any, optimizer: Any) -> Said:
+    """The optimizer's parameters: those of another model, or of an adapter that was deleted."""
+    mine = set(model.parameters())
+    held = optimizer.parameters()
+    foreign = sum(p not in mine for p in held)
+    if foreign:
+        yield (
+            f"{foreign} of {len(held)} parameters in the optimizer are not in this model",
+            "It belongs to another model, or to an adapter that is gone: make it again",
+        )
+
+
+def learning_rate_zero(model: Any, optimizer: Any) -> Said:
+    """The groups' learning rates."""
+    zero = [i for i, group in enumerate(optimizer.groups) if group["lr"] == 0]
+    if zero:
+        yield (
+            f"the learning rate is 0 in {len(zero)} of {len(optimizer.groups)} groups: steps are "
+            "taken and nothing moves",
+            "Give a rate above 0; if a schedule has come to its end, give it more steps",
+        )
+
+
+def no_supervised_token(model: Any, batch: Any) -> Said:
+    """The labels: rows in which none is asked for, behind the first, which nothing foretells."""
+    asked = (np.asarray(batch[1])[:, 1:] != IGNORE).any(axis=1)
+    if not asked.all():
+        empty = [f"row {i}" for i in np.flatnonzero(~asked)]
+        yield (
+            f"every label is {IGNORE} in {some(empty, len(asked), 'rows')}: nothing is learnt from "
+            "them",
+            "The answer was masked like the question, or cut off by the longest length allowed: "
+            "look at the mask, shorten the question or allow more tokens",
+        )
+
+
+def answer_cut_off(model: Any, batch: Any) -> Said:
+    """The last label of each row: the end token, if the model is to learn where to stop."""
+    tokenizer = getattr(model, "tokenizer", None)
+    rows = [row[row != IGNORE] for row in np.asarray(batch[1])[:, 1:]]
+    if tokenizer is None:
+        return
+    open_ended = [
+        f"row {i}" for i, row in enumerate(rows) if len(row) and row[-1] not in tokenizer.stop_ids
+    ]
+    if open_ended:
+        yield (
+            "the answer does not close with an end token in "
+            f"{some(open_ended, len(rows), 'rows')}: the model will not learn to stop",
+            "It was cut off, or the end token was masked because it is also the padding: shorten "
+            "the rows, and mask the padding only",
+        )
+
+
+def gradient_does_not_arrive(model: Any, batch: Any) -> Said:
+    """One step forward and back: trainable parameters that get no gradient, or only zeros.
+
+    While B is zero, A's gradient is, too, and the other way round; that is not meant.
+    """
+    ids, labels = map(np.asarray, batch)
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not trainable or not (labels[:, 1:] != IGNORE).any():
+        return
+    try:
+        loss, gradients = loss_and_gradients(model, ids, labels)
+        check_finite(model, loss, gradients, step=1)
+    except TapeError:
+        loss, gradients = 0.0, {}
+    except NonFiniteError as error:
+        yield (
+            f"a step on this batch is not finite ({str(error).split(';')[0]})",
+            "Look for NaN in the weights, or numbers too large for their type",
+        )
+        return
+    idle = [name for name, p in trainable.items() if p not in gradients or not gradients[p].any()]
+    idle = [name for name in idle if not _waits_for_the_other(name, trainable)]
+    if idle:
+        yield (
+            f"no gradient reaches {some(idle, len(trainable), 'trainable parameters')}",
+            "Something cuts the way: a detach() or no_grad(), an adapter that is not in use, or "
+            "checkpointing over frozen inputs (elsewhere: enable_input_require_grads())",
+        )
+
+
+def _waits_for_the_other(name: str, trainable: Any) -> bool:
+    """Whether this is half of a pair of which the other, alone, is zero: it learns after that."""
+    half = re.search(r"\.lora_(?:embedding_)?([AB])\b", name)
+    if half is None:
+        return False
+    other = name[: half.start(1)] + ("B" if half[1] == "A" else "A") + name[half.end(1) :]
+    return other in trainable and not trainable[other].data.any() and trainable[name].data.any()
+
+
+OF_OPTIMIZERS: tuple[Any, ...] = (
+    optimizer_without_adapter,
+    frozen_in_optimizer,
+    foreign_in_optimizer,
+    learning_rate_zero,
+)
+OF_BATCHES: tuple[Any, ...] = (no_supervised_token, answer_cut_off, gradient_does_not_arrive)

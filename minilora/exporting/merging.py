@@ -1,0 +1,98 @@
+"""Merging an adapter into its base, and what rounding to fewer bits does to the adapter.
+
+ΔW is often a hundredth of W, or less. float16 keeps 11 significant bits of each entry and bfloat16
+8: what ΔW adds to an entry of W may be less than half of the last bit that is kept. Then rounding
+gives the old entry back, and the adapter is swallowed there.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from minilora.errors import ConfigError
+from minilora.files.atomic import whole_folder
+from minilora.files.json_files import write_json
+from minilora.files.narrow import NAMES, rounded, write_rounded
+from minilora.model import Transformer
+from minilora.peft import PeftModel
+
+
+class MergedArray(NamedTuple):
+    """What merging and rounding did to one array of the base.
+
+    name       of the array, as in the file that is written
+    change     ‖ΔW‖, the root of the sum of squares of what merging added
+    error      ‖W' - (W + ΔW)‖ / ‖ΔW‖, where W' is rounded; None where ΔW = 0
+    unmoved    share of the entries with ΔW ≠ 0 that are, rounded, the same as without ΔW
+    """
+
+    name: str
+    change: float
+    error: float | None
+    unmoved: float
+
+
+def merge(model: PeftModel, dtype: str = "float32") -> tuple[Transformer, list[MergedArray]]:
+    """The base as a plain model with the active adapter in its weights; adapters are gone.
+
+    dtype   what it is going to be written in: "float32", "float16" or "bfloat16". The model that
+            comes back is not rounded yet; the list says what rounding will do, array by array.
+
+    Warns where more than half of the entries of an array would not move. Raises ConfigError for
+    another dtype, NonFiniteError for weights that would not be finite, AdapterError for an adapter
+    on only one of the embeddings and a head that are one array. The model is then as it was.
+    """
+    if dtype not in NAMES:
+        raise ConfigError(f"dtype {dtype!r} is not one a model is written in: {', '.join(NAMES)}")
+    before = {p: p.data for p in model.parameters()}
+    merged = model.merge_and_unload()
+    report = [
+        compare(name, before[p], p.data, dtype)
+        for name, p in merged.named_parameters()
+        if p in before and p.data is not before[p]
+    ]
+    swallowed = [array for array in report if array.unmoved > 0.5]
+    if swallowed:
+        worst = max(swallowed, key=lambda array: array.unmoved)
+        warnings.warn(
+            f"{dtype} swallows the adapter: in {len(swallowed)} of {len(report)} matrices more "
+            f"than half of the entries do not move, in {worst.name} {worst.unmoved:.0%}; merge "
+            "into float32, or use the adapter unmerged",
+            stacklevel=2,
+        )
+    return merged, report
+
+
+def compare(name: str, W: np.ndarray, total: np.ndarray, dtype: str) -> MergedArray:
+    """W and W + ΔW as they are after rounding to `dtype`, held against each other."""
+    delta = total.astype(np.float64) - W
+    written = rounded(total, dtype)
+    change = float(np.linalg.norm(delta))
+    with np.errstate(invalid="ignore", over="ignore"):  # writing refuses what is not finite
+        error = (
+            float(np.linalg.norm(written - total.astype(np.float64))) / change if change else None
+        )
+    touched = delta != 0
+    still = touched & (written == rounded(W, dtype))
+    return MergedArray(name, change, error, float(still.sum() / max(1, touched.sum())))
+
+
+def save_merged(model: Transformer, folder: str | os.PathLike[str], dtype: str = "float32") -> None:
+    """Write a model as a Hugging Face folder, its weights rounded to `dtype`: all files or none.
+
+    `config.json`, `model.safetensors` and, if the model has one, its tokenizer. A tied head is not
+    written a second time.
+
+    Raises NonFiniteError for weights that this type cannot hold, OSError if the folder cannot be
+    written.
+    """
+    with whole_folder(folder) as place:
+        write_json(place / "config.json", model.config.to_hf(dtype))
+        weights = place / "model.safetensors"
+        write_rounded(weights, model.state_dict(), dtype, {"format": "pt"})
+        if model.tokenizer is not None:
+            model.tokenizer.save(place)
