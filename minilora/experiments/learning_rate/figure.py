@@ -130,8 +130,8 @@ def _variants(ax: Any, arms: dict[str, list[Row]]) -> str:
 
 
 def _short(name: str) -> str:
-    """An arm's name where there is little room: `r = 4`, `all-linear`, `full`."""
-    return "all-linear" if name == ALL_LINEAR else name.removeprefix("LoRA ")
+    """An arm's name where there is little room: `r = 4`, `all` (linears), `full`."""
+    return "all" if name == ALL_LINEAR else name.removeprefix("LoRA ")
 
 
 def _nothing(ax: Any, title: str) -> str:
