@@ -228,7 +228,7 @@ def test_figure_shows_every_arm(rows, monkeypatch, tmp_path):
     names = [FULL, *(q_v(r) for r in (1, 4, 8, 16, 64)), figure.ALL_LINEAR]
     assert [t.get_text() for t in rates.get_legend().get_texts()] == names
     assert {t.get_text() for t in rates.texts} == {
-        "full", "all-linear\nr = 64\nr = 16\nr = 8\nr = 4\nr = 1"
+        "full", "all\nr = 64\nr = 16\nr = 8\nr = 4\nr = 1"
     }  # fmt: skip
     assert rates.get_legend().get_window_extent().x0 >= rates.get_window_extent().x1
     labels = [t.get_text() for t in by_rank.get_legend().get_texts()]
