@@ -167,6 +167,13 @@ def heat_map(
     return image
 
 
+def not_measured(ax: Any, title: str) -> str:
+    """A panel of which there are no rows: it says so. The same in words."""
+    ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
+    ax.set(xticks=[], yticks=[])
+    return f"{title}: not measured."
+
+
 def _ring(i: int, j: int) -> Any:
     from matplotlib.patches import Rectangle
 

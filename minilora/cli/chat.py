@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from itertools import zip_longest
 from typing import Any
 
-from minilora.cli.options import add_json_option, number, print_json, say, whole
+from minilora.cli.options import add_json_option, add_sampling_options, print_json, say
 from minilora.errors import ConfigError, MiniloraError
 
 EXAMPLE = "minilora chat --adapter my-adapter"
@@ -37,23 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="an adapter of minilora or PEFT, called as its folder is; may be given again",
     )
-    parser.add_argument(
-        "--max-new-tokens", type=whole(1), default=256, metavar="N", help="default 256"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number(0, from_low=True),
-        default=0.0,
-        help="0, the default: always the likeliest token",
-    )
-    parser.add_argument("--top-k", type=whole(1), help="draw from the k likeliest only")
-    parser.add_argument(
-        "--top-p",
-        type=number(0, 1, to_high=True),
-        metavar="P",
-        help="draw from the likeliest that together have probability P",
-    )
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the draws")
+    add_sampling_options(parser, 256)
     add_json_option(parser)
 
 

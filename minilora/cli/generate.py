@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from minilora.cli.options import add_json_option, number, print_json, whole
+from minilora.cli.options import add_json_option, add_sampling_options, print_json
 
 EXAMPLE = "minilora generate --prompt rev:abcdefgh="
 
@@ -19,23 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="FOLDER", help="an adapter of minilora or PEFT")
     parser.add_argument("--prompt", required=True, metavar="TEXT")
     parser.add_argument("--chat", action="store_true", help="as a user's turn of a conversation")
-    parser.add_argument(
-        "--max-new-tokens", type=whole(0), default=64, metavar="N", help="default 64"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=number(0, from_low=True),
-        default=0.0,
-        help="0, the default: always the likeliest token",
-    )
-    parser.add_argument("--top-k", type=whole(1), help="draw from the k likeliest only")
-    parser.add_argument(
-        "--top-p",
-        type=number(0, 1, to_high=True),
-        metavar="P",
-        help="draw from the likeliest that together have probability P",
-    )
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the draw")
+    add_sampling_options(parser, 64, low=0)
     add_json_option(parser)
 
 

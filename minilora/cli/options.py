@@ -219,6 +219,27 @@ def lora_config(options: argparse.Namespace) -> Any:
     return LoraConfig(chosen["rank"], chosen["alpha"], chosen["target_modules"], dropout)
 
 
+def add_sampling_options(parser: argparse.ArgumentParser, tokens: int, *, low: int = 1) -> None:
+    """How a text is continued: how far (by default `tokens`, at least `low`), and how surely."""
+    parser.add_argument(
+        "--max-new-tokens", type=whole(low), default=tokens, metavar="N", help=f"default {tokens}"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=number(0, from_low=True),
+        default=0.0,
+        help="0, the default: always the likeliest token",
+    )
+    parser.add_argument("--top-k", type=whole(1), help="draw from the k likeliest only")
+    parser.add_argument(
+        "--top-p",
+        type=number(0, 1, to_high=True),
+        metavar="P",
+        help="draw from the likeliest that together have probability P",
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the draws")
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",

@@ -10,6 +10,7 @@ from minilora.autograd import Parameter, Tensor, no_grad
 from minilora.diagnosing.base import EMBEDDINGS, HEAD
 from minilora.diagnosing.finding import Said, some
 from minilora.errors import ConfigError
+from minilora.files.narrow import bfloat16_bits, widened
 from minilora.peft import LoraLinear, PeftModel
 from minilora.peft.adapted import own, plain_path
 from minilora.peft.folder import PREFIX
@@ -187,11 +188,7 @@ def narrowest(arrays: list[np.ndarray]) -> str:
 def as_held(W: np.ndarray, dtype: str) -> np.ndarray:
     """W rounded to a type, to nearest and even; bfloat16, which NumPy has not, as float32."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if dtype != "bfloat16":
-            return W.astype(dtype)
-        # bfloat16 is the upper half of float32.
-        bits = W.astype(np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view("f4")
+        return widened(bfloat16_bits(W)) if dtype == "bfloat16" else W.astype(dtype)
 
 
 OF_ADAPTED_MODELS: tuple[Any, ...] = (

@@ -195,7 +195,7 @@ def answer(rows: list[Row]) -> str:
     for name in ARMS:
         found = _accuracies(rows, name)
         if usual and found and name != USUAL:
-            verdict = _against(found, usual)
+            verdict = stats.against(found, usual)
             claim = ""
             if name in CLAIMED_BETTER:
                 borne_out = {"better": "confirmed", "suggests better": "suggested"}
@@ -248,21 +248,12 @@ def _accuracies(rows: list[Row], arm: str) -> list[float]:
     return [r.get("new") or 0.0 for r in stats.where(rows, role="report", arm=arm)]
 
 
-def _against(a: list[float], b: list[float]) -> str:
-    verdict = stats.apart(a, b)
-    if verdict == "no difference shown":
-        return verdict
-    word = "better" if min(a) > max(b) else "worse"
-    return word if verdict == "differ" else f"suggests {word}"
-
-
 def _edges(rows: list[Row]) -> str:
-    at_edge = []
-    for name in ARMS:
-        tried = {r["lr"] for r in stats.where(rows, role="choose", arm=name)}
-        used = {r["lr"] for r in stats.where(rows, role="report", arm=name)}
-        if len(tried) > 1 and used & {min(tried), max(tried)}:
-            at_edge.append(f"{name} ({', '.join(f'{lr:g}' for lr in sorted(used))})")
+    at_edge = [
+        f"{name} ({', '.join(f'{lr:g}' for lr in rates)})"
+        for name in ARMS
+        if (rates := stats.rates_at_edge(rows, arm=name))
+    ]
     return f"Best rate at the edge of those tried: {'; '.join(at_edge)}." if at_edge else ""
 
 

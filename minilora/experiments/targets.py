@@ -188,7 +188,7 @@ def _claims(values: dict[str, list[float]]) -> str:
     ]
     said = []
     for claim, ours, others in claims:
-        found = {a: {b: _against(values[a], values[b]) for b in others} for a in ours}
+        found = {a: {b: stats.against(values[a], values[b]) for b in others} for a in ours}
         words = [word for each in found.values() for word in each.values()]
         if words:
             told = "; ".join(
@@ -210,15 +210,6 @@ def _verdict(found: list[str]) -> str:
     return "not here"
 
 
-def _against(a: list[float], b: list[float]) -> str:
-    """Whether a is better than b, as far as the seeds tell."""
-    verdict = stats.apart(a, b)
-    if verdict == "no difference shown":
-        return verdict
-    word = "better" if min(a) > max(b) else "worse"
-    return word if verdict == "differ" else f"suggests {word}"
-
-
 def _budget(rows: list[Row]) -> str:
     """How many parameters each arm had, and what table 5 says."""
     counts = {r["arm"]: r["trainable_parameters"] for r in rows if r.get("trainable_parameters")}
@@ -233,13 +224,12 @@ def _budget(rows: list[Row]) -> str:
 
 def _edges(rows: list[Row]) -> str:
     """Arms whose best rate is the highest or lowest that was tried: a better one may lie beyond."""
-    at_edge = []
-    for task in TASKS:
-        for arm in (a.name for a in arms()):
-            tried = {r["lr"] for r in stats.where(rows, role="choose", task=task, arm=arm)}
-            used = {r["lr"] for r in stats.where(rows, role="report", task=task, arm=arm)}
-            if len(tried) > 1 and used & {min(tried), max(tried)}:
-                at_edge.append(f"{arm} on {task} ({', '.join(f'{lr:g}' for lr in sorted(used))})")
+    at_edge = [
+        f"{arm.name} on {task} ({', '.join(f'{lr:g}' for lr in rates)})"
+        for task in TASKS
+        for arm in arms()
+        if (rates := stats.rates_at_edge(rows, task=task, arm=arm.name))
+    ]
     return f"Best rate at the edge of those tried: {'; '.join(at_edge)}." if at_edge else ""
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from minilora.errors import ConfigError
 from minilora.files.atomic import whole_folder
 from minilora.files.json_files import write_json
-from minilora.files.narrow import NAMES, rounded, write_rounded
+from minilora.files.narrow import rounded
+from minilora.files.safetensors import NARROW, write_rounded
 from minilora.model import Transformer
 from minilora.peft import PeftModel
 
@@ -46,8 +47,8 @@ def merge(model: PeftModel, dtype: str = "float32") -> tuple[Transformer, list[M
     another dtype, NonFiniteError for weights that would not be finite, AdapterError for an adapter
     on only one of the embeddings and a head that are one array. The model is then as it was.
     """
-    if dtype not in NAMES:
-        raise ConfigError(f"dtype {dtype!r} is not one a model is written in: {', '.join(NAMES)}")
+    if dtype not in NARROW:
+        raise ConfigError(f"dtype {dtype!r} is not one a model is written in: {', '.join(NARROW)}")
     before = {p: p.data for p in model.parameters()}
     merged = model.merge_and_unload()
     report = [

@@ -1,4 +1,4 @@
-"""Floats in fewer bits: weights rounded to float16 and bfloat16, and written so.
+"""Floats in fewer bits: numbers rounded to float16 and bfloat16, and widened again.
 
     float32    1 sign, 8 bits of exponent, 23 of fraction
     float16    1, 5, 10: finer, but ends at 65,504
@@ -10,18 +10,10 @@ float16 is by NumPy and both are by PyTorch.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from minilora.errors import NonFiniteError
-from minilora.files.atomic import whole_file
 
-NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _LARGEST = {"float32": "3.4e38", "float16": "65,504", "bfloat16": "3.4e38"}
 
 
@@ -67,34 +59,3 @@ def stored(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
         f"{name} goes up to {np.abs(array).max():.3g}, and {dtype} ends at {_LARGEST[dtype]}; "
         "nothing was written. Take float32, or bfloat16 where there is that"
     )
-
-
-def write_rounded(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, np.ndarray],
-    dtype: str,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write arrays as safetensors, all in one type, each rounded when its turn comes.
-
-    dtype   "float32", "float16" or "bfloat16"
-
-    Raises NonFiniteError for an array that the type cannot hold, OSError for what the system
-    refuses. There is then no file.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name, array in tensors.items():
-        start, end = end, end + array.size * BYTES[dtype]
-        header[name] = {
-            "dtype": NAMES[dtype],
-            "shape": list(array.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with whole_file(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, array in tensors.items():
-            kept = stored(name, array, dtype)
-            file.write(kept.astype(kept.dtype.newbyteorder("<"), copy=False).data)

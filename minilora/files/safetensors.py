@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ import safetensors
 from minilora.errors import FormatError
 from minilora.files.atomic import locate, whole_file
 from minilora.files.json_files import parse_json, read_json
+from minilora.files.narrow import stored, widened
 from minilora.files.reading import damaged, reading
 
 _KIND = "a safetensors file"
@@ -37,6 +38,8 @@ _DTYPES = {
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
 }  # fmt: skip
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items() if name != "BF16"}
+# NumPy's name, and bfloat16's → the format's, of what weights are rounded to.
+NARROW = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 class _Entry(NamedTuple):
@@ -67,7 +70,7 @@ def iterate_tensors(path: str | os.PathLike[str]) -> Iterator[tuple[str, np.ndar
             if array.size != count:
                 raise damaged(path, _KIND, f"it ends inside of {name!r}")
             if entry.dtype == "BF16":
-                array = (array.astype(np.uint32) << 16).view(np.float32)
+                array = widened(array)
             yield name, array.reshape(entry.shape)
 
 
@@ -102,22 +105,48 @@ def write_tensors(
             )
     # Larger elements first, so that each array starts at a multiple of its element's size.
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    types = {name: _NAMES[arrays[name].dtype.newbyteorder("<")] for name in order}
+    _write(path, arrays, types, metadata, lambda name: arrays[name])
+
+
+def write_rounded(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    dtype: str,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write arrays all in one type, each rounded when its turn comes.
+
+    dtype   "float32", "float16" or "bfloat16"
+
+    Raises NonFiniteError for an array that the type cannot hold, OSError for what the system
+    refuses. There is then no file.
+    """
+    types = dict.fromkeys(tensors, NARROW[dtype])
+    _write(path, tensors, types, metadata, lambda name: stored(name, tensors[name], dtype))
+
+
+def _write(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    types: Mapping[str, str],
+    metadata: Mapping[str, str] | None,
+    kept: Callable[[str], np.ndarray],
+) -> None:
+    """The header, then what `kept` gives for each name, in the order and type that `types` says."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
-    for name in order:
-        array = arrays[name]
-        start, end = end, end + array.nbytes
-        header[name] = {
-            "dtype": _NAMES[array.dtype.newbyteorder("<")],
-            "shape": list(array.shape),
-            "data_offsets": [start, end],
-        }
+    for name, kind in types.items():
+        shape = arrays[name].shape
+        start, end = end, end + math.prod(shape) * np.dtype(_DTYPES[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with whole_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            little = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+        for name in types:
+            array = kept(name)
+            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
             file.write(np.ascontiguousarray(little).data)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from minilora import plots
 from minilora.errors import ConfigError
 from minilora.experiments import targets
-from minilora.experiments.lab.stats import percent, where
+from minilora.experiments.lab.stats import column, percent, where
 from minilora.experiments.rank_alpha.figure import NAMES, capacity_by_rank, gap_by_rank, heat
 from minilora.experiments.rank_alpha.rows import (
     ALPHA,
@@ -23,7 +23,6 @@ from minilora.experiments.rank_alpha.rows import (
     R_LR,
     Row,
     by_rank,
-    finite,
     rank_by_alpha,
     scaled,
 )
@@ -38,7 +37,7 @@ def table(rows: list[Row]) -> list[list[str]]:
     """Heads, then a line for each scaling and rank: new skill right by learning rate."""
     lrs = sorted({r["lr"] for r in where(rows, arm=R_LR)})
     body = [
-        [name, str(rank), *(percent(finite(where(each, lr=lr), "new")) for lr in lrs)]
+        [name, str(rank), *(percent(column(where(each, lr=lr), "new")) for lr in lrs)]
         for scaling, name in NAMES.items()
         for rank, each in by_rank(scaled(rows, scaling)).items()
     ]

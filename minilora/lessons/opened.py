@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from minilora.errors import ConfigError
-from minilora.files.json_files import read_json_lines
+from minilora.experiments.lab.rows import read_rows
 from minilora.lessons import language, progress, showing
 from minilora.lessons.checking import Verdict, check
 from minilora.lessons.content import Both, Lesson, lesson_content
@@ -122,7 +122,7 @@ class OpenLesson:
                 f"there are no rows of {name!r} in {path.parent}; make them with "
                 f"`minilora experiment {name}`"
             )
-        return [row for _, row in read_json_lines(path)]
+        return read_rows(path)
 
     def figure(
         self,

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from minilora import plots
 from minilora.errors import ConfigError
 from minilora.evaluation import exact_match
 from minilora.experiments import initialisation
@@ -181,20 +180,12 @@ def test_missing_rows_are_called_that(rows):
 
 
 @pytest.fixture
-def drawn(monkeypatch, tmp_path):
+def drawn(kept_figures, tmp_path):
     """drawn(rows): the panels as they were drawn, the caption, and the text alternative."""
-    figures = []
-    save = plots.save
-
-    def keep(fig, path, caption="", alt=""):
-        figures.append((fig, caption))
-        save(fig, path, caption, alt)
-
-    monkeypatch.setattr("minilora.plots.save", keep)
 
     def make(rows):
         initialisation.draw(rows, tmp_path / "figure.png")
-        fig, caption = figures[-1]
+        fig, caption = kept_figures[-1]["fig"], kept_figures[-1]["caption"]
         panels = {ax.get_title("left").split("\n")[0]: ax for ax in fig.axes if ax.get_visible()}
         return panels, caption, (tmp_path / "figure.txt").read_text()
 

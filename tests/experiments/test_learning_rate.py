@@ -4,7 +4,6 @@ import random
 
 import pytest
 
-from minilora import plots
 from minilora.errors import ConfigError
 from minilora.experiments import learning_rate as experiment
 from minilora.experiments.lab import learning_rates, tuning
@@ -209,21 +208,20 @@ def test_every_arm_can_be_built():
         tuning.optimizer_for(tuning.model_for(setup), setup)
 
 
-def drawn(monkeypatch, rows, path):
-    """A figure as matplotlib has it, and its words."""
-    kept = {}
+@pytest.fixture
+def drawn(kept_figures, tmp_path):
+    """drawn(rows): a figure as matplotlib has it, its caption and its words."""
 
-    def keep(fig, path, caption="", alt=""):
-        kept.update(fig=fig, caption=caption, alt=alt)
-        fig.canvas.draw()
+    def make(rows):
+        figure.draw(rows, tmp_path / "f.png")
+        kept_figures[-1]["fig"].canvas.draw()
+        return kept_figures[-1]
 
-    monkeypatch.setattr(plots, "save", keep)
-    figure.draw(rows, path)
-    return kept
+    return make
 
 
-def test_figure_shows_every_arm(rows, monkeypatch, tmp_path):
-    kept = drawn(monkeypatch, rows, tmp_path / "f.png")
+def test_figure_shows_every_arm(rows, drawn):
+    kept = drawn(rows)
     rates, by_rank, variants = kept["fig"].axes
     names = [FULL, *(q_v(r) for r in (1, 4, 8, 16, 64)), figure.ALL_LINEAR]
     assert [t.get_text() for t in rates.get_legend().get_texts()] == names
@@ -241,7 +239,7 @@ def test_figure_shows_every_arm(rows, monkeypatch, tmp_path):
     assert "seeds 100, 101 on validation" in kept["caption"] and "0.005*" in kept["alt"]
 
 
-def test_figure_and_answer_survive_what_is_missing(rows, monkeypatch, tmp_path):
+def test_figure_and_answer_survive_what_is_missing(rows, drawn, tmp_path):
     cases = {
         "full alone": where(rows, arm=FULL),
         "one LoRA": where(rows, arm=PLAIN),
@@ -255,7 +253,7 @@ def test_figure_and_answer_survive_what_is_missing(rows, monkeypatch, tmp_path):
         ],
     }
     for name, some in cases.items():
-        kept = drawn(monkeypatch, some, tmp_path / "f.png")
+        kept = drawn(some)
         assert len(kept["fig"].axes) == 3, name
         assert "nan" not in EXPERIMENT.answer(some) + kept["alt"], name
     said = EXPERIMENT.answer(cases["all diverged"])

@@ -5,7 +5,6 @@ import random
 import numpy as np
 import pytest
 
-from minilora import plots
 from minilora.autograd import Parameter, Tensor, backward
 from minilora.errors import ConfigError
 from minilora.experiments.lab import tuning
@@ -231,21 +230,20 @@ def test_with_too_few_seeds_nothing_is_confirmed():
     assert "confirmed" not in said["lr"]
 
 
-def drawn(monkeypatch, rows, path):
-    """The panels of a figure, as matplotlib has them, and its words."""
-    kept = {}
+@pytest.fixture
+def drawn(kept_figures, tmp_path):
+    """drawn(rows): a figure as matplotlib has it, its caption and its words."""
 
-    def keep(fig, path, caption="", alt=""):
-        kept.update(fig=fig, caption=caption, alt=alt)
-        fig.canvas.draw()
+    def make(rows):
+        figure.draw(rows, tmp_path / "f.png")
+        kept_figures[-1]["fig"].canvas.draw()
+        return kept_figures[-1]
 
-    monkeypatch.setattr(plots, "save", keep)
-    figure.draw(rows, path)
-    return kept
+    return make
 
 
-def test_figure_has_every_cell_line_and_ring(rows, monkeypatch, tmp_path):
-    kept = drawn(monkeypatch, rows, tmp_path / "f.png")
+def test_figure_has_every_cell_line_and_ring(rows, drawn):
+    kept = drawn(rows)
     left, right, alpha, knob, capacity, gaps = kept["fig"].axes
     assert [t.get_text() for t in left.get_yticklabels()] == ["1", "4", "16", "64"]
     assert len(left.texts) == 2 * 4 * 5 and len(alpha.texts) == 2 * 5 * 3
@@ -271,7 +269,7 @@ def test_figure_has_every_cell_line_and_ring(rows, monkeypatch, tmp_path):
     assert "0.05" in kept["alt"] and "points" in kept["alt"]
 
 
-def test_figure_and_answer_survive_what_is_missing(rows, monkeypatch, tmp_path):
+def test_figure_and_answer_survive_what_is_missing(rows, drawn, tmp_path):
     cases = {
         "one rank": where(rows, arm=which.R_LR, rank=4),
         "one seed": where(rows, seed=0),
@@ -285,10 +283,10 @@ def test_figure_and_answer_survive_what_is_missing(rows, monkeypatch, tmp_path):
         ],
     }
     for name, some in cases.items():
-        kept = drawn(monkeypatch, some, tmp_path / "f.png")
+        kept = drawn(some)
         assert len(kept["fig"].axes) == 6, name
         assert "nan" not in (EXPERIMENT.answer(some) + kept["alt"]).replace("is nan", ""), name
-    kept = drawn(monkeypatch, cases["memory alone"], tmp_path / "f.png")
+    kept = drawn(cases["memory alone"])
     texts = [t.get_text() for ax in kept["fig"].axes for t in ax.texts]
     assert texts.count("not measured") == 5
     for nothing in ([], where(rows, arm=which.FIRST_STEP)):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from minilora import plots
 from minilora.errors import ConfigError
 from minilora.evaluation import exact_match
 from minilora.experiments import targets
@@ -152,20 +151,12 @@ def test_missing_rows_are_called_that(rows):
 
 
 @pytest.fixture
-def drawn(monkeypatch, tmp_path):
+def drawn(kept_figures, tmp_path):
     """drawn(rows): the panels as they were drawn, and the text alternative."""
-    figures = []
-    save = plots.save
-
-    def keep(fig, path, caption="", alt=""):
-        figures.append((fig, caption))
-        save(fig, path, caption, alt)
-
-    monkeypatch.setattr("minilora.plots.save", keep)
 
     def make(rows):
         targets.draw(rows, tmp_path / "targets.png")
-        fig, caption = figures[-1]
+        fig, caption = kept_figures[-1]["fig"], kept_figures[-1]["caption"]
         assert (tmp_path / "targets.png").stat().st_size > 10_000
         return fig.axes, caption, (tmp_path / "targets.txt").read_text()
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minilora.errors import NonFiniteError
-from minilora.files.narrow import bfloat16_bits, rounded, stored, widened, write_rounded
-from minilora.files.safetensors import read_metadata, read_tensors
+from minilora.files.narrow import bfloat16_bits, rounded, stored, widened
+from minilora.files.safetensors import read_metadata, read_tensors, write_rounded
 
 
 def floats(*values):

@@ -30,17 +30,23 @@ import numpy as np
 from minilora.autograd import no_grad
 from minilora.bases import load_base, smollm2
 from minilora.data.batches import Batches, collate
-from minilora.errors import MiniloraError, NonFiniteError
+from minilora.errors import MiniloraError
 from minilora.experiments.compare import weights_hash
 from minilora.experiments.forgetting.answering import answer
 from minilora.experiments.forgetting.arms import EASY, HARD
 from minilora.experiments.forgetting.figure import draw
 from minilora.experiments.lab.experiment import Experiment, Plan, Point, Row
 from minilora.experiments.lab.stats import CHOOSING_SEEDS, best, where
-from minilora.experiments.lab.tuning import Setup, model_for, optimizer_for, score, task_of, tune
+from minilora.experiments.lab.tuning import (
+    Setup,
+    model_for,
+    optimizer_for,
+    score,
+    task_of,
+    trained,
+    tune,
+)
 from minilora.experiments.tasks import ORDERS, Task, load_task
-from minilora.optim import Schedule
-from minilora.training import History, train
 
 REPLAYS = (0.0, 0.01, 0.05, 0.1)
 FULL_LRS = (1e-4, 3.2e-4, 1e-3, 3.2e-3)
@@ -204,22 +210,8 @@ def _measure_language(point: Point) -> dict[str, Any]:
             curve.append({"step": step, **{k: seen[k] for k in ("new", "general_nll")}})
 
     look(0, 0.0)
-    began, diverged, history = time.perf_counter(), None, History()
-    try:
-        history = train(
-            model,
-            optimizer_for(model, setup),
-            Batches(task.train, setup.batch_size, seed=setup.seed),
-            steps=setup.steps,
-            seed=setup.seed,
-            schedule=Schedule("cosine", setup.steps, warmup=setup.steps // 20),
-            after_step=look,
-            progress=None,
-        )
-    except NonFiniteError as error:
-        diverged = str(error)
-    if history.interrupted:
-        raise KeyboardInterrupt
+    began, batches = time.perf_counter(), Batches(task.train, setup.batch_size, seed=setup.seed)
+    _, diverged = trained(setup, model, optimizer_for(model, setup), batches, look)
     return {
         "trainable_parameters": model.n_parameters(trainable=True),
         "seconds_training": time.perf_counter() - began,

@@ -49,7 +49,7 @@ def as_good(rows: list[Row]) -> list[float]:
 
     With a single seed that is the best alone, which says nothing of how well it is known.
     """
-    values, best = _by_lr(rows), best_lr(rows)
+    values, best = stats.grouped(rows, "lr", SCORE), best_lr(rows)
     if best is None:
         return []
     return [lr for lr, v in sorted(values.items()) if sum(v) / len(v) >= min(values[best])]
@@ -60,7 +60,7 @@ def peak(rows: list[Row]) -> float | None:
 
     Over log lr, of mean likelihoods. None if the best is the lowest or highest that was tried.
     """
-    means = {lr: sum(v) / len(v) for lr, v in _by_lr(rows).items()}
+    means = {lr: sum(v) / len(v) for lr, v in stats.grouped(rows, "lr", SCORE).items()}
     lrs, best = sorted(means), best_lr(rows)
     if best is None or best in (lrs[0], lrs[-1]):
         return None
@@ -92,12 +92,3 @@ def steady(arms: Mapping[Any, list[Row]]) -> str:
     everywhere = set.intersection(*(set(as_good(rows)) for rows in arms.values()))
     rungs = [tried.index(lr) for lr in bests if lr is not None]
     return "suggests" if everywhere or max(rungs) - min(rungs) <= 1 else "not here"
-
-
-def _by_lr(rows: list[Row]) -> dict[float, list[float]]:
-    values: dict[float, list[float]] = {}
-    for r in rows:
-        score: Any = r.get(SCORE)
-        finite = score is not None and math.isfinite(score)
-        values.setdefault(r["lr"], []).append(score if finite else 0.0)
-    return values

@@ -31,21 +31,37 @@ def best(rows: Iterable[Row], by: str = "lr", score: str = "new_validation") -> 
 
     Rows without a finite score count as 0.
     """
-    groups: dict[Any, list[float]] = {}
-    for r in rows:
-        value: Any = r.get(score)
-        groups.setdefault(r[by], []).append(value if _finite(value) else 0.0)
+    groups = grouped(rows, by, score)
     if not groups:
         return None
     return max(sorted(groups), key=lambda v: sum(groups[v]) / len(groups[v]))
 
 
+def grouped(rows: Iterable[Row], by: str, score: str) -> dict[Any, list[float]]:
+    """The scores of the rows by their value of `by`; one that is none or not finite is 0."""
+    groups: dict[Any, list[float]] = {}
+    for r in rows:
+        value: Any = r.get(score)
+        groups.setdefault(r[by], []).append(value if _finite(value) else 0.0)
+    return groups
+
+
+def column(rows: Iterable[Row], what: str) -> list[float]:
+    """One number of each row, without those in which it was not measured."""
+    return finite(r.get(what) for r in rows)
+
+
+def finite(values: Iterable[float | None]) -> list[float]:
+    """Those values that are numbers."""
+    return [v for v in values if v is not None and _finite(v)]
+
+
 def spread(values: Iterable[float | None]) -> tuple[float, float, float]:
     """Mean, least and greatest of the finite values; NaN three times if there is none."""
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    if not finite:
+    kept = finite(values)
+    if not kept:
         return math.nan, math.nan, math.nan
-    return sum(finite) / len(finite), min(finite), max(finite)
+    return sum(kept) / len(kept), min(kept), max(kept)
 
 
 def apart(a: Sequence[float], b: Sequence[float]) -> str:
@@ -59,6 +75,28 @@ def apart(a: Sequence[float], b: Sequence[float]) -> str:
     if chance > 0.1:
         return "no difference shown"
     return "differ" if chance <= 0.01 else "suggests a difference"
+
+
+def against(a: Sequence[float], b: Sequence[float]) -> str:
+    """Whether a is better than b, as far as the seeds tell.
+
+    "better", "worse", the same with "suggests" before it, or "no difference shown".
+    """
+    verdict = apart(a, b)
+    if verdict == "no difference shown":
+        return verdict
+    word = "better" if min(a) > max(b) else "worse"
+    return word if verdict == "differ" else f"suggests {word}"
+
+
+def rates_at_edge(rows: Sequence[Row], **arm: Any) -> list[float]:
+    """The reported rates of an arm, if one is the lowest or highest tried; else none.
+
+    A better one may lie beyond.
+    """
+    tried = {r["lr"] for r in where(rows, role="choose", **arm)}
+    used = {r["lr"] for r in where(rows, role="report", **arm)}
+    return sorted(used) if len(tried) > 1 and used & {min(tried), max(tried)} else []
 
 
 def old_at(curve: Sequence[Row], level: float = 0.9) -> float | None:
@@ -86,12 +124,12 @@ def _at(curve: Sequence[Row], what: str, level: float) -> float | None:
 
 def percent(values: Iterable[float | None]) -> str:
     """`87 % (84 to 91)` of shares in [0, 1]; one value alone without its range."""
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    if not finite:
+    kept = finite(values)
+    if not kept:
         return "none"
-    mean, low, high = spread(finite)
+    mean, low, high = spread(kept)
     text = f"{100 * mean:.0f} %"
-    return text if len(finite) == 1 else f"{text} ({100 * low:.0f} to {100 * high:.0f})"
+    return text if len(kept) == 1 else f"{text} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _finite(value: Any) -> bool:

@@ -148,22 +148,8 @@ def tune(
         if step * setup.glances // setup.steps > (step - 1) * setup.glances // setup.steps:
             curve.append({"step": step, **_glance(task, model)})
 
-    began, diverged, history = time.perf_counter(), None, History()
-    try:
-        history = train(
-            model,
-            optimizer,
-            batches,
-            steps=setup.steps,
-            seed=setup.seed,
-            schedule=Schedule("cosine", setup.steps, warmup=setup.steps // 20),
-            after_step=look,
-            progress=None,
-        )
-    except NonFiniteError as error:
-        diverged = str(error)
-    if history.interrupted:
-        raise KeyboardInterrupt
+    began = time.perf_counter()
+    history, diverged = trained(setup, model, optimizer, batches, look)
     result: dict[str, Any] = {
         "trainable_parameters": model.n_parameters(trainable=True),
         "total_parameters": model.n_parameters(),
@@ -177,6 +163,35 @@ def tune(
         **score(task, model, failed=diverged is not None, test=test),
     }
     return result, model
+
+
+def trained(
+    setup: Setup,
+    model: Any,
+    optimizer: AdamW,
+    batches: Batches,
+    after_step: Callable[[int, float], None] | None = None,
+) -> tuple[History, str | None]:
+    """Train as a setup says: the history, and what was said if the numbers left the finite ones.
+
+    Raises KeyboardInterrupt for Ctrl-C: a point is measured whole, or not at all.
+    """
+    try:
+        history = train(
+            model,
+            optimizer,
+            batches,
+            steps=setup.steps,
+            seed=setup.seed,
+            schedule=Schedule("cosine", setup.steps, warmup=setup.steps // 20),
+            after_step=after_step,
+            progress=None,
+        )
+    except NonFiniteError as error:
+        return History(), str(error)
+    if history.interrupted:
+        raise KeyboardInterrupt
+    return history, None
 
 
 def score(task: Task, model: Any, *, failed: bool = False, test: bool = True) -> dict[str, Any]:

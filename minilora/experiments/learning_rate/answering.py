@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from minilora.experiments.lab import stats
 from minilora.experiments.lab.learning_rates import RUNG, as_good, best_lr, steady
-from minilora.experiments.lab.stats import percent
+from minilora.experiments.lab.stats import column, percent
 from minilora.experiments.learning_rate.rows import (
     FULL,
     PLAIN,
@@ -87,7 +87,7 @@ def best_ones(rows: list[Row]) -> str:
 def differ(rows: list[Row]) -> str:
     """Variants against plain LoRA of the same rank, each at its own best rate."""
     claim = '"tuned alike, LoRA\'s variants differ by 1 to 2 % at most" (arXiv 2602.04998)'
-    found = {n: _new(each) for n, each in variants(rows).items()}
+    found = {n: column(each, "new") for n, each in variants(rows).items()}
     plain = found.pop(PLAIN, [])
     if not plain or not found:
         return f"{claim}: not measured."
@@ -147,10 +147,6 @@ def _soon(rows: list[Row]) -> str:
     mean, low, high = stats.spread(steps)
     rest = f", {len(rows) - len(steps)} never" if len(steps) < len(rows) else ""
     return f"after {mean:.0f} steps ({low:.0f} to {high:.0f}){rest}"
-
-
-def _new(rows: list[Row]) -> list[float]:
-    return [r["new"] for r in rows if r.get("new") is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,6 +9,7 @@ from minilora import plots
 from minilora.errors import ConfigError
 from minilora.experiments.lab import stats
 from minilora.experiments.lab.learning_rates import as_good, best_lr
+from minilora.experiments.lab.stats import column
 from minilora.experiments.learning_rate.rows import FULL, Row, ranks, ratio, tries, variants
 
 ALL_LINEAR = "LoRA all-linear r = 8"
@@ -34,13 +35,13 @@ def _rates(ax: Any, arms: dict[str, list[Row]]) -> str:
     title = "Which learning rate does an arm want?"
     ax.set_title(title)
     arms = {n: each for n, each in arms.items() if n == FULL or n.startswith("LoRA ")}
-    if not any(_new(each, "new_validation") for each in arms.values()):
-        return _nothing(ax, title)
+    if not any(column(each, "new_validation") for each in arms.values()):
+        return plots.not_measured(ax, title)
     words = [f"{title} New skill right on validation, over learning rate; best starred."]
     bests: dict[float, list[str]] = {}
     for arm, (name, each) in enumerate(arms.items()):
         lrs, best = sorted({r["lr"] for r in each}), best_lr(each)
-        values = {lr: _new(stats.where(each, lr=lr), "new_validation") for lr in lrs}
+        values = {lr: column(stats.where(each, lr=lr), "new_validation") for lr in lrs}
         plots.spread_line(
             ax, lrs, [[100 * v for v in values[lr]] for lr in lrs], name, arm, direct=False
         )
@@ -71,7 +72,7 @@ def _by_rank(ax: Any, rows: list[Row]) -> str:
     found, arms = ranks(rows), tries(rows)
     full = arms.get(FULL, [])
     if not found:
-        return _nothing(ax, title)
+        return plots.not_measured(ax, title)
     words = [f"{title}, and the rates that cannot be told from it."]
     series = {f"LoRA on q, v, r = {r}": (float(r), each) for r, each in found.items()}
     if ALL_LINEAR in arms:
@@ -106,20 +107,20 @@ def _variants(ax: Any, arms: dict[str, list[Row]]) -> str:
     """Each seed a dot, the mean a line: test accuracy at the arm's own best rate."""
     title = "Variants at r = 8, each at its best"
     ax.set_title(title)
-    arms = {n: each for n, each in arms.items() if _new(each, "new")}
+    arms = {n: each for n, each in arms.items() if column(each, "new")}
     if not arms:
-        return _nothing(ax, title)
+        return plots.not_measured(ax, title)
     words = [f"{title}: new skill right on the test."]
     for y, (name, each) in enumerate(arms.items()):
-        values = [100 * v for v in _new(each, "new")]
+        values = [100 * v for v in column(each, "new")]
         mean, low, high = stats.spread(values)
         ax.plot([low, high], [y, y], "-", color=plots.FAINT, linewidth=2, zorder=1)
         ax.plot(values, [y] * len(values), "o", color=plots.INK, markersize=5, alpha=0.6)
         ax.plot(mean, y, "|", color=plots.INK, markersize=20, markeredgewidth=2)
-        words.append(f"  {name}: {stats.percent(_new(each, 'new'))} at lr {each[0]['lr']:g}")
+        words.append(f"  {name}: {stats.percent(column(each, 'new'))} at lr {each[0]['lr']:g}")
     labels = []
     for name, each in arms.items():
-        mean, _, _ = stats.spread(_new(each, "step_90"))
+        mean, _, _ = stats.spread(column(each, "step_90"))
         soon = "90 % never" if mean != mean else f"90 % at step {mean:.0f}"
         labels.append(f"{name}\nlr {each[0]['lr']:g}\n{soon}")
     ax.set_yticks(range(len(arms)), labels, fontsize=9)
@@ -132,16 +133,6 @@ def _variants(ax: Any, arms: dict[str, list[Row]]) -> str:
 def _short(name: str) -> str:
     """An arm's name where there is little room: `r = 4`, `all` (linears), `full`."""
     return "all" if name == ALL_LINEAR else name.removeprefix("LoRA ")
-
-
-def _nothing(ax: Any, title: str) -> str:
-    ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
-    ax.set(xticks=[], yticks=[])
-    return f"{title}: not measured."
-
-
-def _new(rows: list[Row], what: str) -> list[float]:
-    return [r[what] for r in rows if r.get(what) is not None]
 
 
 def _caption(rows: list[Row]) -> str:

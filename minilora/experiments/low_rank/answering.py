@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
 
-from minilora.experiments.lab.stats import Row, apart, percent, spread, where
+from minilora.experiments.lab.stats import Row, apart, column, percent, spread, where
 from minilora.experiments.low_rank.rows import (
     SCALED,
     cut,
@@ -42,10 +41,6 @@ def _above(a: Sequence[float], b: Sequence[float]) -> bool:
     return _compared(a, b) in ("differ", "suggests a difference") and min(a) > max(b)
 
 
-def _values(rows: list[Row], what: str = "new") -> list[float]:
-    return [r[what] for r in rows if _number(r.get(what))]
-
-
 def _spectra(rows: list[Row]) -> str:
     every = matrices(rows)
     if not every:
@@ -72,7 +67,7 @@ def _cut(rows: list[Row]) -> str:
     if not whole:
         return "ΔW cut to rank k: not measured."
     told = [f"{percent(cut(rows, 'svd', k))} at k = {k}" for k in (4, 8, 16) if cut(rows, "svd", k)]
-    full = _values(where(rows, kind="full"))
+    full = column(where(rows, kind="full"), "new")
     return (
         f"Cut to its strongest k directions in every matrix, ΔW has {', '.join(told) or 'no k'} of "
         f"the new strings right; whole, {percent(whole)}; with the changed embeddings and norms, "
@@ -105,13 +100,13 @@ def _trained(rows: list[Row]) -> str:
     """LoRA trained at r against ΔW cut to r."""
     told = []
     for rank in sorted({r["rank"] for r in scaled_by_two(rows)}):
-        arm = _values(where(scaled_by_two(rows), rank=rank))
+        arm = column(where(scaled_by_two(rows), rank=rank), "new")
         others = cut(rows, "svd", rank)
         if arm and others:
             told.append(f"{percent(arm)} against {percent(others)} at {rank}{_which(arm, others)}")
     if not told:
         return "LoRA trained at r against ΔW cut to r: not measured."
-    beyond = [r["beyond_rank"] for r in where(rows, kind="lora") if _number(r.get("beyond_rank"))]
+    beyond = column(where(rows, kind="lora"), "beyond_rank")
     return (
         f"LoRA trained at rank r against ΔW cut to r: {'; '.join(told)}. σ_(r+1)/σ₁ of what LoRA "
         f"learnt is at most {max(beyond, default=math.nan):.1g}: its rank is at most r.{_own(rows)}"
@@ -297,10 +292,6 @@ def _at_edge(rows: list[Row], row: Row) -> bool:
     arm = {k: row.get(k) for k in ("kind", "rank", "alpha") if k in row}
     tried = {r["lr"] for r in where(rows, role="choose", **arm)}
     return len(tried) > 1 and row["lr"] in (min(tried), max(tried))
-
-
-def _number(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _range(values: Sequence[float]) -> str:

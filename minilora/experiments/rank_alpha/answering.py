@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from minilora.experiments.lab import stats
 from minilora.experiments.lab.learning_rates import as_good, best_lr, steady
-from minilora.experiments.lab.stats import percent
+from minilora.experiments.lab.stats import column, percent
 from minilora.experiments.rank_alpha.rows import (
     ALPHA,
     ALPHA_LR,
@@ -19,7 +19,6 @@ from minilora.experiments.rank_alpha.rows import (
     collapsed,
     easy,
     few,
-    finite,
     gap,
     memories,
     never_learnt,
@@ -50,14 +49,14 @@ def capacity(rows: list[Row]) -> str:
     said = []
     for n, ranks in found.items():
         first, last = ranks[min(ranks)], ranks[max(ranks)]
-        enough = [r for r, each in ranks.items() if _mean(finite(each, "share")) >= 0.95]
+        enough = [r for r, each in ranks.items() if _mean(column(each, "share")) >= 0.95]
         said.append(
             f"of {n} facts ({first[0]['information_bits']:,.0f} bits) r = {min(ranks)} stores "
             f"{_bits(first)}, r = {max(ranks)} {_bits(last)}"
             + (f", and r = {min(enough)} is enough for 95 %" if enough else ", none 95 %")
         )
     every = [row for by in found.values() for each in by.values() for row in each]
-    density = max(finite(every, "bits_per_parameter"), default=0)
+    density = max(column(every, "bits_per_parameter"), default=0)
     steps = " or ".join(str(s) for s in sorted({row["steps"] for row in every}))
     text = (
         f"{claim}: {verdict}: {'; '.join(said)}. At most {density:.2f} bits a parameter, after "
@@ -65,7 +64,7 @@ def capacity(rows: list[Row]) -> str:
     )
     ranks = easy(rows)
     if ranks:
-        each = ", ".join(f"r = {r} {percent(finite(v, 'new'))}" for r, v in ranks.items())
+        each = ", ".join(f"r = {r} {percent(column(v, 'new'))}" for r, v in ranks.items())
         text += f" The easy task, each rank at its best learning rate: {each}."
     return text
 
@@ -88,7 +87,7 @@ def overfitting(rows: list[Row]) -> str:
             f"with {n} examples the gap between training and test is "
             f"{_points(ranks[first])} at r = {first} and "
             f"{_points(ranks[last])} at r = {last}, with "
-            f"{percent(finite(ranks[first], 'new'))} and {percent(finite(ranks[last], 'new'))} "
+            f"{percent(column(ranks[first], 'new'))} and {percent(column(ranks[last], 'new'))} "
             "right on the test"
         )
     order = ("confirmed", "suggests", "not here", UNDECIDED)
@@ -104,7 +103,7 @@ def alpha_needed(rows: list[Row]) -> str:
     if not usual or not others:
         return f"{claim}: not measured."
     best = {a: stats.where(v, lr=best_lr(v)) for a, v in arms.items()}
-    values = {a: finite(v, "new") for a, v in best.items()}
+    values = {a: column(v, "new") for a, v in best.items()}
     mine = max((values[a] for a in usual), key=_mean)
     theirs = max((values[a] for a in others), key=_mean)
     said = ", ".join(f"α = {a:g} {percent(values[a])} (lr {best[a][0]['lr']:g})" for a in arms)
@@ -113,7 +112,7 @@ def alpha_needed(rows: list[Row]) -> str:
     text = f"{claim}: {verdict}: at r = {rank}, each α at its own best learning rate: {said}."
     fixed = _by_alpha(rows)
     if fixed:
-        means = [_mean(finite(v, "new")) for by in fixed.values() for v in by.values()]
+        means = [_mean(column(v, "new")) for by in fixed.values() for v in by.values()]
         text += (
             f" At one learning rate, {LR:g}, α decides: over all r and α from "
             f"{percent([min(means)])} to {percent([max(means)])}."
@@ -233,7 +232,7 @@ def _columns(ranks: dict[int, list[Row]], what: str) -> tuple[list[float], list[
     Ranks are taken together so that few seeds can show a difference.
     """
     low, high = _halves(ranks)
-    return finite(low, what), finite(high, what)
+    return column(low, what), column(high, what)
 
 
 def _halves(ranks: dict[int, list[Row]]) -> tuple[list[Row], list[Row]]:
@@ -286,7 +285,7 @@ def _points(rows: list[Row]) -> str:
 
 
 def _bits(rows: list[Row]) -> str:
-    mean, low, high = stats.spread(finite(rows, "stored_bits"))
+    mean, low, high = stats.spread(column(rows, "stored_bits"))
     if math.isnan(mean):
         return "none"
     return f"{mean:,.0f} bits" + (f" ({low:,.0f} to {high:,.0f})" if len(rows) > 1 else "")

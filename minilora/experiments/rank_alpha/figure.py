@@ -10,6 +10,7 @@ from minilora import plots
 from minilora.errors import ConfigError
 from minilora.experiments.lab import stats
 from minilora.experiments.lab.learning_rates import SCORE
+from minilora.experiments.lab.stats import column
 from minilora.experiments.rank_alpha.rows import (
     ALPHA,
     ALPHA_LR,
@@ -18,7 +19,6 @@ from minilora.experiments.rank_alpha.rows import (
     Row,
     easy,
     few,
-    finite,
     gap,
     memories,
     rank_by_alpha,
@@ -50,9 +50,9 @@ def heat(ax: Any, rows: list[Row], by: str, title: str) -> str:
     """Accuracy by rank and `by`, the best of each row ringed; the same in words."""
     ax.set_title(title)
     if not rows:
-        return _nothing(ax, title)
+        return plots.not_measured(ax, title)
     ranks, columns = sorted({r["rank"] for r in rows}), sorted({r[by] for r in rows})
-    cells = [[finite(stats.where(rows, rank=r, **{by: c}), "new") for c in columns] for r in ranks]
+    cells = [[column(stats.where(rows, rank=r, **{by: c}), "new") for c in columns] for r in ranks]
     ringed = []
     for i, r in enumerate(ranks):
         some = stats.where(rows, rank=r)
@@ -88,12 +88,12 @@ def _products(ax: Any, rows: list[Row]) -> str:
     """Accuracy over α·lr, one line an α."""
     title = f"One knob? α·lr at r = {rows[0]['rank']}" if rows else "One knob? α·lr"
     ax.set_title(title)
-    if not finite(rows, "new"):
-        return _nothing(ax, title)
+    if not column(rows, "new"):
+        return plots.not_measured(ax, title)
     lines = {}
     for a in sorted({r["alpha"] for r in rows}):
         some = stats.where(rows, alpha=a)
-        lines[f"α = {a:g}"] = {a * lr: finite(stats.where(some, lr=lr), "new") for lr in _lrs(some)}
+        lines[f"α = {a:g}"] = {a * lr: column(stats.where(some, lr=lr), "new") for lr in _lrs(some)}
     ax.set_xscale("log")
     return _lines(ax, lines, title, "α · learning rate", "new skill right, %")
 
@@ -106,13 +106,13 @@ def capacity_by_rank(ax: Any, rows: list[Row]) -> str:
     for n, ranks in memories(rows).items():
         bits = next(iter(ranks.values()))[0]["information_bits"]
         label = f"{n} facts, {bits:,.0f} bits"
-        lines[label] = {r: finite(each, "share") for r, each in ranks.items()}
+        lines[label] = {r: column(each, "share") for r, each in ranks.items()}
     some = easy(rows)
     if some:
         task = next(iter(some.values()))[0]["task"]
-        lines[f"{task}, right"] = {r: finite(each, "new") for r, each in some.items()}
+        lines[f"{task}, right"] = {r: column(each, "new") for r, each in some.items()}
     if not any(any(v for v in line.values()) for line in lines.values()):
-        return _nothing(ax, title)
+        return plots.not_measured(ax, title)
     _rank_axis(ax, {r for line in lines.values() for r in line})
     return _lines(ax, lines, title, "rank r", "bits stored, or answers right, %")
 
@@ -128,12 +128,12 @@ def gap_by_rank(ax: Any, rows: list[Row]) -> str:
         for n, ranks in few(rows).items()
     }
     if not any(any(v for v in line.values()) for line in lines.values()):
-        return _nothing(ax, title)
+        return plots.not_measured(ax, title)
     _rank_axis(ax, {r for line in lines.values() for r in line})
     words = _lines(ax, lines, title, "rank r", "gap in accuracy, percentage points")
     for n, ranks in few(rows).items():
         for r, each in ranks.items():
-            train, test = (stats.percent(finite(each, k)) for k in ("train", "new"))
+            train, test = (stats.percent(column(each, k)) for k in ("train", "new"))
             words += f"\n  {n} examples, r = {r}: training {train}, test {test}"
     return words
 
@@ -164,12 +164,6 @@ def _lines(
 def _rank_axis(ax: Any, ranks: set[int]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks(sorted(ranks), [str(r) for r in sorted(ranks)])
-
-
-def _nothing(ax: Any, title: str) -> str:
-    ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
-    ax.set(xticks=[], yticks=[])
-    return f"{title}: not measured."
 
 
 def _lrs(rows: list[Row]) -> list[float]:

@@ -18,11 +18,9 @@ from typing import Any
 from minilora.data import skills
 from minilora.data.batches import Batches
 from minilora.data.instructions import Example, to_examples
-from minilora.errors import ConfigError, NonFiniteError
+from minilora.errors import ConfigError
 from minilora.evaluation import exact_match, mean_nll
-from minilora.experiments.lab.tuning import Setup, model_for, optimizer_for
-from minilora.optim import Schedule
-from minilora.training import train
+from minilora.experiments.lab.tuning import Setup, model_for, optimizer_for, trained
 
 ANSWER = 4
 KEYS = [a + b for a in skills.LETTERS for b in skills.LETTERS]
@@ -60,19 +58,8 @@ def memorize(point: dict[str, Any]) -> dict[str, Any]:
     setup, n = Setup.of(point), point["facts"]
     examples = facts(n, setup.seed)
     model = model_for(setup)
-    diverged = None
-    try:
-        train(
-            model,
-            optimizer_for(model, setup),
-            Batches(examples, n, seed=setup.seed),
-            steps=setup.steps,
-            seed=setup.seed,
-            schedule=Schedule("cosine", setup.steps, warmup=setup.steps // 20),
-            progress=None,
-        )
-    except NonFiniteError as error:
-        diverged = str(error)
+    batches = Batches(examples, n, seed=setup.seed)
+    _, diverged = trained(setup, model, optimizer_for(model, setup), batches)
     nll = math.inf if diverged else mean_nll(model, examples)
     stored = stored_bits(n, nll) if math.isfinite(nll) else 0.0
     parameters = model.n_parameters(trainable=True)

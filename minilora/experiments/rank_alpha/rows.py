@@ -67,11 +67,6 @@ def gap(row: Row) -> float | None:
     return float(row["train"] - row["new"])
 
 
-def finite(rows: list[Row], what: str) -> list[float]:
-    """A column, without what was not measured."""
-    return [r[what] for r in rows if r.get(what) is not None]
-
-
 def collapsed(rows: list[Row]) -> list[Row]:
     """Tunings that diverged, or lost what a lower learning rate learns."""
     found = []
