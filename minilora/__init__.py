@@ -41,7 +41,16 @@ _HOMES = {
     "minilora.inspecting": ["inspect_adapter"],
     "minilora.model": ["Transformer"],
     "minilora.optim": ["AdamW", "Schedule"],
-    "minilora.peft": ["LoraConfig", "PeftModel", "get_peft_model"],
+    "minilora.peft": [
+        "BitFitConfig",
+        "BottleneckConfig",
+        "IA3Config",
+        "LoraConfig",
+        "PeftModel",
+        "PrefixTuningConfig",
+        "PromptTuningConfig",
+        "get_peft_model",
+    ],
     "minilora.training": ["train", "train_step"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -69,17 +78,31 @@ if TYPE_CHECKING:
     from minilora.inspecting import inspect_adapter
     from minilora.model import Transformer
     from minilora.optim import AdamW, Schedule
-    from minilora.peft import LoraConfig, PeftModel, get_peft_model
+    from minilora.peft import (
+        BitFitConfig,
+        BottleneckConfig,
+        IA3Config,
+        LoraConfig,
+        PeftModel,
+        PrefixTuningConfig,
+        PromptTuningConfig,
+        get_peft_model,
+    )
     from minilora.training import train, train_step
 
 __all__ = [
     "AdamW",
+    "BitFitConfig",
+    "BottleneckConfig",
     "Function",
+    "IA3Config",
     "LoraConfig",
     "MiniloraError",
     "ModelConfig",
     "Parameter",
     "PeftModel",
+    "PrefixTuningConfig",
+    "PromptTuningConfig",
     "Schedule",
     "Tensor",
     "Transformer",

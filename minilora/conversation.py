@@ -115,7 +115,8 @@ class Conversation:
         if not self._speaks:
             return self.tokenizer.encode(said[-1]["content"], start=True)
         ids = self.tokenizer.encode(self.tokenizer.chat(said))
-        room = self.model.config.max_positions - self.max_new_tokens
+        context = self.model.config.max_positions - self.model.virtual_tokens
+        room = context - self.max_new_tokens
         while len(ids) > room and len(said) > 2:
             del said[:2]  # the oldest question with its answer
             ids = self.tokenizer.encode(self.tokenizer.chat(said))

@@ -8,6 +8,7 @@ stand together right-aligned, so that all of them go on at the same place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ def generate(
     seed: int = 0,
     stop: Sequence[int] = (),
     use_cache: bool = True,
+    adapter_names: Sequence[str] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt. Returns the new tokens only, without the stop token.
 
@@ -38,11 +40,15 @@ def generate(
     top_k, top_p  draw only from the k likeliest; from the likeliest that together have at least p.
     seed          of the draw; one seed, one text.
     stop          tokens that end a text.
+    adapter_names   for each prompt the adapter that answers it, "__base__" for none; None: the
+                  active one answers all.
 
     A text also ends when its context is full. Raises DataError for an empty or too long prompt,
     DTypeError for tokens that are no integers, ConfigError for settings outside of what is allowed.
     """
-    _check(model.config.max_positions, prompts, max_new_tokens, temperature, top_k, top_p)
+    using = partial(_using, model, adapter_names, len(prompts))
+    with using():
+        _check(model, prompts, max_new_tokens, temperature, top_k, top_p)
     new: list[list[int]] = [[] for _ in prompts]
     if max_new_tokens == 0:
         return new
@@ -53,7 +59,8 @@ def generate(
         top_p=top_p,
         rng=np.random.default_rng(seed),
     )
-    for said in _steps(model, *_right_align(prompts), max_new_tokens, choice, stop, use_cache):
+    ids, start = _right_align(prompts)
+    for said in _steps(model, ids, start, max_new_tokens, choice, stop, use_cache, using):
         for row, token in said:
             new[row].append(token)
     return new
@@ -75,7 +82,7 @@ def stream(
     Settings and errors are those of `generate`; errors come at once, not with the first token. The
     model must stay as it is until the last token: keys and values of the text so far are kept.
     """
-    _check(model.config.max_positions, [prompt], max_new_tokens, temperature, top_k, top_p)
+    _check(model, [prompt], max_new_tokens, temperature, top_k, top_p)
     choice = partial(
         choose,
         temperature=temperature,
@@ -95,20 +102,27 @@ def _steps(
     choice: Callable[[np.ndarray], int],
     stop: Sequence[int],
     use_cache: bool,
+    using: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[list[tuple[int, int]]]:
     """One step after the other: row and new token of every text that goes on.
 
     ids (B, T), start (B,)   of the prompts, as `_right_align` gives them
     choice                   a token from its scores (V,)
+    using                    around whatever the model computes
     """
     B, T = ids.shape
-    room = np.minimum(max_new_tokens, model.config.max_positions - (T - start))
+    with using():
+        virtual = _virtual_tokens(model)
+    room = np.minimum(max_new_tokens, model.config.max_positions - virtual - (T - start))
     longest = int(room.max())
-    kv = KVCache(model.config, B, T + longest, model.dtype) if use_cache else None
+    kv = KVCache(model.config, B, virtual + T + longest, model.dtype) if use_cache else None
     going = room > 0
     step = ids
     for n in range(1, longest + 1):
-        with no_grad():  # not around the loop, or whoever takes the tokens would find it off, too
+        with (
+            no_grad(),
+            using(),
+        ):  # not around the loop, or whoever takes the tokens would find it off, too
             logits = _last_logits(model, step, kv, start)
         tokens = np.array([choice(z) for z in logits])
         going &= ~np.isin(tokens, np.asarray(stop, tokens.dtype))
@@ -118,6 +132,17 @@ def _steps(
             break
         start[~going] = T + n  # a text that has ended is padding from here on
         step = tokens[:, None] if use_cache else np.concatenate([step, tokens[:, None]], axis=1)
+
+
+def _using(
+    model: Any, adapter_names: Sequence[str] | None, n_prompts: int
+) -> AbstractContextManager[None]:
+    """Within it, each prompt's row is computed with its own adapter."""
+    if adapter_names is None:
+        return nullcontext()
+    if not hasattr(model, "using"):
+        raise ConfigError("adapter_names needs a model with adapters, and this one has none")
+    return model.using(adapter_names, n_prompts)
 
 
 def _last_logits(model: Any, ids: np.ndarray, kv: KVCache | None, start: np.ndarray) -> np.ndarray:
@@ -163,8 +188,13 @@ def _right_align(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarr
     return ids, start
 
 
+def _virtual_tokens(model: Any) -> int:
+    """Places before each text that an adapter takes."""
+    return getattr(model, "virtual_tokens", 0)
+
+
 def _check(
-    context: int,
+    model: Any,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     temperature: float,
@@ -175,10 +205,11 @@ def _check(
         raise DataError(
             "a prompt is empty; it must hold at least one token, and there must be a prompt"
         )
-    longest = max(map(len, prompts))
-    if longest >= context:
+    longest, context, p = max(map(len, prompts)), model.config.max_positions, _virtual_tokens(model)
+    if longest + p >= context:
+        taken = f" (p = {p} of it taken by the virtual tokens of the adapter)" if p else ""
         raise DataError(
-            f"the prompt has {longest} tokens and the context {context}, which leaves "
+            f"the prompt has {longest} tokens and the context {context}{taken}, which leaves "
             "no room for an answer; shorten the prompt"
         )
     if not isinstance(max_new_tokens, int) or max_new_tokens < 0:

@@ -101,10 +101,15 @@ class Inspection:
 def inspect_adapter(folder: str | Path) -> Inspection:
     """What the folder of an adapter holds; its base is not needed.
 
-    Raises FormatError for a folder that is none, files that are damaged, and an A and a B that do
-    not belong together.
+    Raises FormatError for a folder that is none, files that are damaged, an A and a B that do not
+    belong together, and an adapter of another method than LoRA.
     """
     config, weights = read_adapter(folder)
+    if not isinstance(config, LoraConfig):
+        raise FormatError(
+            f"{folder}: what is looked into here are the pairs A, B of LoRA, and this adapter is "
+            f"of the kind {config.peft_type}"
+        )
     found, others = pairs(weights)
     matrices = []
     for path in sorted(found, key=_as_in_the_model):

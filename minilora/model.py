@@ -10,10 +10,11 @@ Shapes: B batch, T time, C channels, H query heads, K key/value heads, D head si
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,9 +22,31 @@ from minilora import ops
 from minilora.autograd import Tensor
 from minilora.config import ModelConfig
 from minilora.errors import DataError, ShapeError
-from minilora.nn import Embedding, Linear, Module, ModuleList, RMSNorm, same_draws, training
+from minilora.nn import (
+    Embedding,
+    Linear,
+    Module,
+    ModuleList,
+    RMSNorm,
+    arrays_by,
+    same_draws,
+    training,
+)
+from minilora.ops.rotary import frequencies
 
-__all__ = ["KVCache", "ModelConfig", "Transformer"]
+__all__ = ["KVCache", "ModelConfig", "Past", "Transformer"]
+
+
+class Past(Protocol):
+    """What stands before the tokens that are computed: `length` places of keys and values."""
+
+    length: int
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values of all places, those of these tokens k, v included."""
+
+    def leaves(self, layer: int) -> Sequence[Tensor] | None:
+        """What `extend` reads that is trained; None: it must be called once, not again."""
 
 
 class KVCache:
@@ -44,6 +67,9 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v.data
         return Tensor(self.keys[layer, :, :, :end]), Tensor(self.values[layer, :, :, :end])
 
+    def leaves(self, layer: int) -> None:
+        """Nothing is trained here, and whoever extended it again would do so twice."""
+
 
 class SelfAttention(Module):
     """x (B, T, C) → (B, T, C): queries, keys and values of its own in every layer."""
@@ -55,7 +81,7 @@ class SelfAttention(Module):
         self.o_proj = Linear(c.n_heads * c.D, c.hidden_size, c.attention_out_bias, dtype)
         self.config, self.layer = c, layer
 
-    def forward(self, x: Tensor, rope: dict, kv: KVCache | None, start: Any) -> Tensor:
+    def forward(self, x: Tensor, rope: dict, kv: Past | None, start: Any) -> Tensor:
         B, T, _ = x.shape
         c = self.config
         q = self.q_proj(x).reshape(B, T, c.n_heads, c.D)
@@ -90,13 +116,15 @@ class Block(Module):
         self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps, dtype)
         self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps, dtype)
 
-    def forward(self, x: Tensor, rope: dict, kv: KVCache | None, start: Any) -> Tensor:
+    def forward(self, x: Tensor, rope: dict, kv: Past | None, start: Any) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, kv, start)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Decoder(Module):
     """Everything but the scores: ids (B, T) → (B, T, C)."""
+
+    virtual_tokens = 0  # places before a text that are taken by what is no token
 
     def __init__(self, c: ModelConfig, dtype: Any):
         self.embed_tokens = Embedding(c.vocab_size, c.hidden_size, dtype)
@@ -105,23 +133,31 @@ class Decoder(Module):
         self.config = c
         self.checkpointing = False
 
-    def forward(self, ids: np.ndarray, kv: KVCache | None, start: Any) -> Tensor:
-        x = self.embed_tokens(ids)
-        rope = self._angles(ids.shape[1], kv.length if kv else 0, start, x.dtype)
-        for layer in self.layers:
-            if self.checkpointing and kv is None:
-                block = same_draws(partial(_block, layer, rope, start))
-                x = ops.checkpoint(block, x, layer.parameters())
+    def forward(self, ids: np.ndarray, kv: Past | None, start: Any) -> Tensor:
+        return self.blocks(self.embed_tokens(ids), kv, start)
+
+    def blocks(self, x: Tensor, kv: Past | None, start: Any) -> Tensor:
+        """What is made of the tokens' vectors: x (B, T, C) → (B, T, C)."""
+        T = x.shape[1]
+        rope = self._angles(T, kv.length if kv else 0, start, x.dtype)
+        for i, layer in enumerate(self.layers):
+            before = kv.leaves(i) if kv else ()
+            if self.checkpointing and before is not None:
+                block = same_draws(partial(_block, layer, rope, kv, start))
+                x = ops.checkpoint(block, x, [*layer.parameters(), *before])
             else:
                 x = layer(x, rope, kv, start)
         if kv is not None:
-            kv.length += ids.shape[1]
+            kv.length += T
         return self.norm(x)
 
     def _angles(self, T: int, before: int, start: Any, dtype: np.dtype) -> dict[str, np.ndarray]:
         """cos and sin (T, 1, D/2) of the places, or (B, T, 1, D/2) where rows start apart."""
         places = np.arange(before, before + T)
-        if start is not None:
+        if start is not None and start.ndim == 2:  # each text of a row counts its own places
+            places = np.tile(places, (len(start), 1))
+            places[:, T - start.shape[1] :] -= start
+        elif start is not None:
             places = np.maximum(places - start[:, None], 0)  # (B, T): padding stands at place 0
         angles = places[..., None, None] * rotary_frequencies(self.config)
         return {"cos": np.cos(angles).astype(dtype), "sin": np.sin(angles).astype(dtype)}
@@ -158,7 +194,8 @@ class Transformer(Module):
 
         Raises FormatError for names that are missing or unknown, and shapes that do not fit.
         """
-        model = cls(config, seed=None, dtype=dtype)
+        with arrays_by(_later):
+            model = cls(config, seed=None, dtype=dtype)
         pairs = weights.items() if isinstance(weights, Mapping) else weights
         # Files of a tied model may hold the head as well; old ones hold tables of angles.
         skipped = ("lm_head.weight",) if config.tie_word_embeddings else ()
@@ -168,7 +205,11 @@ class Transformer(Module):
         return model
 
     def __repr__(self) -> str:
-        return f"Transformer({self.base_name or 'unnamed'}, {self.n_parameters():,} parameters)"
+        packed = Counter(getattr(p.data, "data_type", None) for p in self.parameters())
+        held = "".join(f", {n} matrices in {kind}" for kind, n in packed.items() if kind)
+        return (
+            f"Transformer({self.base_name or 'unnamed'}, {self.n_parameters():,} parameters{held})"
+        )
 
     @property
     def dtype(self) -> np.dtype:
@@ -190,6 +231,8 @@ class Transformer(Module):
 
         kv      keys and values of the tokens before these, which are then added to it
         start   (B,): where each row's first token stands; what is before it is padding
+                (B, T), where a row holds several texts that do not see each other: where in the
+                row the text begins that each token belongs to
 
         Raises ShapeError for ids that are not (B, T), outside of the vocabulary, or too many for
         the context; DTypeError for ids that are no integers.
@@ -199,21 +242,38 @@ class Transformer(Module):
             raise ShapeError(
                 f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]"
             )
-        # What is before a row's start is padding, and takes no place in the context.
-        length = ids.shape[1] + (kv.length if kv else 0) - (0 if start is None else start.min())
-        if length > self.config.max_positions:
-            raise ShapeError(
-                f"a sequence of {length} tokens is longer than the context of "
-                f"{self.config.max_positions}; shorten it, or use a model with a longer context"
-            )
+        self._check_length(ids.shape[1], kv, start)
         return self.model(ids, kv, start)
+
+    def _check_length(self, T: int, kv: KVCache | None, start: np.ndarray | None) -> None:
+        """ShapeError if T tokens more do not fit into the context."""
+        p, context = self.virtual_tokens, self.config.max_positions
+        before = kv.length if kv and kv.length else p
+        if start is not None and start.ndim == 2:
+            length = before + int((np.arange(T) - start).max()) + 1
+        else:  # What is before a row's start is padding, and takes no place in the context.
+            length = before + T - (0 if start is None else start.min())
+        if length <= context:
+            return
+        taken = f", p = {p} of which the virtual tokens of the adapter take" if p else ""
+        raise ShapeError(
+            f"a sequence of {length - p} tokens is longer than the context of {context}{taken}; "
+            "shorten it, or use a model with a longer context"
+        )
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Places of the context, before a text, that an adapter takes (`peft/virtual.py`)."""
+        return self.model.virtual_tokens
 
     def gradient_checkpointing_enable(self, on: bool = True) -> None:
         """Keep only what goes into each block, and compute the block again in backward.
 
         Costs a third more multiplications (LoRA: half more), and saves nearly all activations.
         """
-        self.model.checkpointing = on
+        for _, module in self.named_modules():
+            if isinstance(module, Decoder):
+                module.checkpointing = on
 
     def forward(
         self, ids: Any, *, training: bool = False, rng: np.random.Generator | None = None
@@ -227,6 +287,7 @@ class Transformer(Module):
         ids: Any,
         labels: Any,
         *,
+        start: np.ndarray | None = None,
         n_targets: int | None = None,
         training: bool = False,
         rng: np.random.Generator | None = None,
@@ -235,6 +296,7 @@ class Transformer(Module):
 
         ids, labels   (B, T); labels are not shifted: labels[:, t] is what ids[:, t] should have
                       been, foretold from the tokens before it, or -100 where nothing is asked.
+        start         (B, T), if the rows hold several texts each (`hidden`; `data/packing.py`)
         n_targets     what to divide the sum by, if this is a part of a larger batch.
 
         Raises DataError if no token is labelled.
@@ -246,7 +308,7 @@ class Transformer(Module):
                 "least 2 tokens: one to read and one to foretell"
             )
         with _dropout(training, rng):
-            h = self.hidden(ids[:, :-1])
+            h = self.hidden(ids[:, :-1], start=None if start is None else start[:, :-1])
             return self.token_loss(h, labels[:, 1:], n_targets)
 
     def token_loss(self, h: Tensor, labels: np.ndarray, n_targets: int | None) -> Tensor:
@@ -257,29 +319,20 @@ class Transformer(Module):
         return ops.cross_entropy(self.lm_head(h), labels=labels, n_targets=n_targets)
 
 
-def _block(layer: Block, rope: dict, start: Any, x: Tensor) -> Tensor:
+def _later(shape: Any, dtype: Any) -> np.ndarray:
+    """The place of a weight that is about to come; of a matrix, in no memory."""
+    if isinstance(shape, int):
+        return np.empty(shape, dtype)
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _block(layer: Block, rope: dict, kv: Past | None, start: Any, x: Tensor) -> Tensor:
     """A block as a function of what flows through it, for checkpointing."""
-    return layer(x, rope, None, start)
+    return layer(x, rope, kv, start)
 
 
 def _dropout(active: bool, rng: np.random.Generator | None) -> Any:
     return training(rng or np.random.default_rng()) if active else ExitStack()
-
-
-@cache
-def _frequencies(dim: int, theta: float, scaling: tuple[tuple[str, Any], ...]) -> np.ndarray:
-    """Radians a token, by pair of channels (dim / 2,)."""
-    f = theta ** -(np.arange(0, dim, 2) / dim)
-    s = dict(scaling)
-    if s.get("rope_type") == "linear":
-        return f / s["factor"]
-    if s.get("rope_type") == "llama3":
-        # Turns within the original context: many, keep; few, slow down; between, in between.
-        turns = s["original_max_position_embeddings"] * f / (2 * np.pi)
-        low, high = s["low_freq_factor"], s["high_freq_factor"]
-        keep = np.clip((turns - low) / (high - low), 0, 1)
-        return keep * f + (1 - keep) * f / s["factor"]
-    return f
 
 
 def rotary_frequencies(config: ModelConfig) -> np.ndarray:
@@ -289,4 +342,4 @@ def rotary_frequencies(config: ModelConfig) -> np.ndarray:
     context than was trained on.
     """
     scaling = tuple(sorted((config.rope_scaling or {}).items()))
-    return _frequencies(config.D, config.rope_theta, scaling)
+    return frequencies(config.D, config.rope_theta, scaling)

@@ -41,6 +41,7 @@ def train_step(
     optimizer: AdamW,
     ids: np.ndarray,
     labels: np.ndarray,
+    start: np.ndarray | None = None,
     *,
     max_grad_norm: float | None = None,
     accumulate: int = 1,
@@ -50,6 +51,7 @@ def train_step(
     """One whole step: forward, loss, backward, update. Returns the loss, a mean in nats a token.
 
     ids, labels     (B, T) integers; labels are -100 where nothing is asked, and not shifted
+    start           (B, T) of packed rows: where in its row each token's text begins
     max_grad_norm   gradients are scaled down together so that their norm is at most this
     accumulate      take the batch in this many parts, one after the other: the same gradient,
                     less memory
@@ -63,7 +65,7 @@ def train_step(
     """
     keep_memory()
     loss, gradients = loss_and_gradients(
-        model, ids, labels, accumulate=accumulate, seed=seed, threads=threads
+        model, ids, labels, start, accumulate=accumulate, seed=seed, threads=threads
     )
     if not any(p in gradients for p in optimizer.parameters()):
         raise ConfigError(
@@ -84,6 +86,7 @@ def loss_and_gradients(
     model: Any,
     ids: np.ndarray,
     labels: np.ndarray,
+    start: np.ndarray | None = None,
     *,
     accumulate: int = 1,
     seed: int = 0,
@@ -103,6 +106,9 @@ def loss_and_gradients(
             f"ids {ids.shape} and labels {labels.shape} must both be (batch, time), alike, with at "
             "least one row"
         )
+    start = None if start is None else np.asarray(start)
+    if start is not None and start.shape != ids.shape:
+        raise DataError(f"start {start.shape} must be (batch, time), as ids {ids.shape}")
     check_count("accumulate", accumulate)
     n_targets = count_targets(labels[:, 1:])
 
@@ -116,6 +122,7 @@ def loss_and_gradients(
             model,
             ids,
             labels,
+            start,
             rows=rows,
             turns=turns,
             into=gradients,
@@ -131,6 +138,7 @@ def _share(
     model: Any,
     ids: np.ndarray,
     labels: np.ndarray,
+    start: np.ndarray | None,
     i: int,
     *,
     rows: list[slice],
@@ -145,11 +153,13 @@ def _share(
         with turns.take(i, p):
             into.add(p, g)
 
+    packed = {} if start is None else {"start": start[rows[i]]}
     # Numbers that grow too large are found in the loss or the gradients, once, and named.
     with turns.share(), np.errstate(over="ignore", invalid="ignore"):
         loss = model.loss(
             ids[rows[i]],
             labels[rows[i]],
+            **packed,
             n_targets=n_targets,
             training=True,
             rng=np.random.default_rng([seed, rows[i].start]),
@@ -213,7 +223,7 @@ def train(
 ) -> History:
     """Train for `steps` steps.
 
-    batches      batches[step] gives ids and labels
+    batches      batches[step] gives ids and labels, and start if rows are packed
     schedule     of the learning rate; none: constant
     log          a JSONL file that gets a line for each step; begun anew unless resumed
     checkpoint   a file that the whole state is written to, every `checkpoint_every` steps, at the

@@ -16,7 +16,7 @@ from minilora.diagnosing.training import OF_BATCHES, OF_OPTIMIZERS
 from minilora.diagnosing.whole import merge_moved_little, model_not_finite
 from minilora.errors import AdapterError, FormatError
 from minilora.files.atomic import locate
-from minilora.peft import PeftModel
+from minilora.peft import LoraConfig, PeftModel
 from minilora.peft.folder import read_adapter, read_fingerprint
 
 CONFIG, MODEL = "adapter_config.json", "model.safetensors"
@@ -75,7 +75,11 @@ def examine_folder(
 
 
 def _adapter(folder: Path, base: Any, merge_dtype: str | None) -> Iterator[Finding]:
-    adapter = Adapter(folder.name, *read_adapter(folder), read_fingerprint(folder))
+    config, weights = read_adapter(folder)
+    if not isinstance(config, LoraConfig):  # no pairs A, B to be looked at
+        yield from _opened(folder, base, merge_dtype, known=False) if base is not None else ()
+        return
+    adapter = Adapter(folder.name, config, weights, read_fingerprint(folder))
     found = list(findings(OF_ADAPTERS, adapter))
     if base is not None:
         found += findings((weights_not_finite,), base)
@@ -97,7 +101,8 @@ def _opened(folder: Path, base: Any, merge_dtype: str | None, *, known: bool) ->
             return
     try:
         yield from findings(OF_ADAPTED_MODELS, model)
-        yield from findings((merge_swallowed,), model, merge_dtype)
+        if isinstance(model.peft_config["default"], LoraConfig):
+            yield from findings((merge_swallowed,), model, merge_dtype)
     finally:
         model.unload()
 

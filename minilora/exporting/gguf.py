@@ -41,6 +41,9 @@ _NAME = "default"
 
 # What else PEFT may put into an adapter's file: how its arrays are called, and what it is.
 _NOT_HELD = {
+    r"^prompt_embeddings$": "of virtual tokens",
+    r"\.adapter_(down|up)\.": "of a bottleneck",
+    r"\.ia3_l$": "IA³",
     r"\.lora_magnitude_vector": "DoRA",
     r"\.lora_embedding_[AB]$": "LoRA on embeddings",
     r"\.trainable_tokens_": "trained rows of the embeddings",

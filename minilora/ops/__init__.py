@@ -23,6 +23,7 @@ from minilora.ops.elementwise import (
     Log,
     Mul,
     Neg,
+    ReLU,
     Sigmoid,
     SiLU,
     Sub,
@@ -42,7 +43,7 @@ add, sub, mul, div, neg = Add.apply, Sub.apply, Mul.apply, Div.apply, Neg.apply
 exp, log, tanh, sigmoid, silu = Exp.apply, Log.apply, Tanh.apply, Sigmoid.apply, SiLU.apply
 matmul, linear = MatMul.apply, Linear.apply
 embedding, rms_norm, rotary = Embedding.apply, RMSNorm.apply, Rotary.apply
-swiglu = SwiGLU.apply
+swiglu, relu = SwiGLU.apply, ReLU.apply
 softmax, log_softmax = Softmax.apply, LogSoftmax.apply
 cross_entropy, linear_cross_entropy = CrossEntropy.apply, LinearCrossEntropy.apply
 dropout = Dropout.apply
@@ -175,6 +176,7 @@ __all__ = [
     "mean",
     "mul",
     "neg",
+    "relu",
     "reshape",
     "rms_norm",
     "rotary",

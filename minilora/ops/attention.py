@@ -14,13 +14,16 @@ from minilora.autograd import Function
 from minilora.errors import ShapeError
 from minilora.ops.softmax import softmax, softmax_backward
 
+# The first place that each query sees (B, T) or (B, 1), and how many places are seen by all.
+Texts = tuple[np.ndarray, int]
+
 
 class Attention(Function):
     """s = q kᵀ / √D + mask     p = softmax(s)     y = p v
 
     q, y (B, H, T, D)   k, v (B, K, S, D), K heads of keys and values each serving H/K of queries.
-    The T queries are the last T of the S places; query t sees keys up to its own place, and
-    none before `start` (B,), where given: what precedes a row's first token is padding.
+    The T queries are the last T of the S places; query t sees keys up to its own place, and, where
+    `start` is given, only some of these (`texts`).
 
     dv = pᵀ dy     dp = dy vᵀ     ds = p · (dp - Σ dp p)     dq = ds k / √D     dk = dsᵀ q / √D
 
@@ -28,8 +31,8 @@ class Attention(Function):
     """
 
     def forward(ctx, q, k, v, *, start=None):
-        _check(q, k, v)
-        p = _shares(q, k, start)
+        _check(q, k, v, start)
+        p = _shares(q, k, texts(start, q.shape[2], k.shape[2]))
         n = ctx.needs
         ctx.save(
             p=p if n.q or n.k or n.v else None,
@@ -68,8 +71,8 @@ class BlockAttention(Function):
     """
 
     def forward(ctx, q, k, v, *, start=None, block):
-        _check(q, k, v)
-        ctx.start, ctx.block = start, block
+        _check(q, k, v, start)
+        ctx.texts, ctx.block = texts(start, q.shape[2], k.shape[2]), block
         n = ctx.needs
         wanted = n.q or n.k or n.v
         ctx.save(
@@ -79,7 +82,7 @@ class BlockAttention(Function):
         )
         y = np.empty_like(q)
         for rows, keys in _blocks(q, k, block):
-            p = _shares(q[:, :, rows], k[:, :, keys], start)
+            p = _shares(q[:, :, rows], k[:, :, keys], _of(ctx.texts, rows))
             y[:, :, rows] = (p @ v[:, :, keys]).reshape(q[:, :, rows].shape)
         return y
 
@@ -90,7 +93,7 @@ class BlockAttention(Function):
         dk = np.zeros_like(k) if n.k else None
         dv = np.zeros_like(k) if n.v else None
         for rows, keys in _blocks(q, k, ctx.block):
-            p = _shares(q[:, :, rows], k[:, :, keys], ctx.start)
+            p = _shares(q[:, :, rows], k[:, :, keys], _of(ctx.texts, rows))
             dyb = _stacked(dy[:, :, rows], K)
             if dv is not None:
                 dv[:, :, keys] += p.swapaxes(-1, -2) @ dyb
@@ -119,27 +122,53 @@ def _stacked(q: np.ndarray, K: int) -> np.ndarray:
     return q.reshape(B, K, H // K * T, D)
 
 
-def _shares(q: np.ndarray, k: np.ndarray, start: np.ndarray | None) -> np.ndarray:
+def texts(start: np.ndarray | None, T: int, S: int) -> Texts | None:
+    """What `start` says of T queries on S places: the first place each sees, and how many all see.
+
+    start (B,)     where each row's first token stands: what precedes it is padding
+    start (B, n)   several texts in a row: where, counted among its last n places, the text begins
+                   that each of these belongs to; places before the last n are seen by all
+    """
+    if start is None:
+        return None
+    if start.ndim == 1:
+        return start[:, None], 0
+    before = S - start.shape[1]
+    first = np.zeros((len(start), T), start.dtype)
+    first[:, T - start.shape[1] :] = start + before
+    return first, before
+
+
+def _of(those: Texts | None, queries: slice) -> Texts | None:
+    """The same for some of the queries."""
+    if those is None or those[0].shape[1] == 1:
+        return those
+    return those[0][:, queries], those[1]
+
+
+def _shares(q: np.ndarray, k: np.ndarray, those: Texts | None) -> np.ndarray:
     """p = softmax(q kᵀ / √D + mask), (B, K, H/K · T, S), for the last T of S places."""
     B, H, T, D = q.shape
     _, K, S, _ = k.shape
     s = (_stacked(q, K) @ k.swapaxes(-1, -2)).reshape(B, K, H // K, T, S)
     s *= D**-0.5
-    s += _mask(T, S, start, q.dtype)
+    s += _mask(T, S, those, q.dtype)
     return softmax(s).reshape(B, K, H // K * T, S)
 
 
-def _mask(T: int, S: int, start: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
-    """0 where query t may look at key s, -inf elsewhere: (T, S), or (B, 1, 1, T, S) with start."""
+def _mask(T: int, S: int, those: Texts | None, dtype: np.dtype) -> np.ndarray:
+    """0 where query t may look at key s, -inf elsewhere: (T, S), or (B, 1, 1, T, S) with texts."""
     place, key = np.arange(S - T, S)[:, None], np.arange(S)
     seen = key <= place
-    if start is not None:
+    if those is not None:
+        first, for_all = those
+        own = (key >= first[:, :, None]) | (key < for_all)
         # A padding query sees itself, so that its row of the softmax has something to sum.
-        seen = (seen & (key >= start[:, None, None]) | (key == place))[:, None, None]
+        seen = (seen & own | (key == place))[:, None, None]
     return np.where(seen, 0, -np.inf).astype(dtype)
 
 
-def _check(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> None:
+def _check(q: np.ndarray, k: np.ndarray, v: np.ndarray, start: np.ndarray | None) -> None:
     fits = (
         q.ndim == k.ndim == 4
         and k.shape == v.shape
@@ -151,4 +180,12 @@ def _check(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> None:
         raise ShapeError(
             f"Attention: q {q.shape}, k {k.shape} and v {v.shape} do not fit; q is (B, H, T, D), "
             "k and v (B, K, S, D) with K dividing H and T <= S"
+        )
+    if start is not None and not (
+        start.shape == q.shape[:1]
+        or (start.ndim == 2 and len(start) == len(q) and 0 < start.shape[1] <= q.shape[2])
+    ):
+        raise ShapeError(
+            f"Attention: start {start.shape} does not fit q {q.shape}; it is (B,), or (B, n) for "
+            "the last n <= T tokens"
         )

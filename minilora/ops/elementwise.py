@@ -199,3 +199,17 @@ class SiLU(Function):
         x = ctx.saved.x
         s = sigmoid(x)
         return dy * s * (1 + x * (1 - s))
+
+
+class ReLU(Function):
+    """y = max(x, 0)     dx = dy where x > 0, else 0
+
+    Kept: where x > 0, one byte an element.
+    """
+
+    def forward(ctx, x):
+        ctx.save(on=x > 0 if ctx.needs.x else None)
+        return np.maximum(x, 0)
+
+    def backward(ctx, dy):
+        return dy * ctx.saved.on

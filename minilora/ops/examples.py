@@ -73,6 +73,7 @@ def _examples() -> Iterator[Example]:
     yield Example("tanh", ops.tanh, {"x": n(2, 3)})
     yield Example("sigmoid", ops.sigmoid, {"x": n(2, 3)})
     yield Example("silu", ops.silu, {"x": n(2, 3)})
+    yield Example("relu", lambda x: ops.relu(x - 0.55), {"x": _apart(3, 4)})
     yield Example("sum", lambda x: ops.sum(x, axis=(0, 2)), {"x": n(2, 3, 4)})
     yield Example("mean", lambda x: ops.mean(x, axis=-1, keepdims=True), {"x": n(2, 3, 4)})
     yield Example("max", lambda x: ops.max(x, axis=1), {"x": _apart(2, 3, 4)})
@@ -99,6 +100,13 @@ def _examples() -> Iterator[Example]:
     yield Example(
         "attention",
         lambda q, k, v: ops.attention(q, k, v, start=padded, block=2),
+        heads,
+    )
+    packed, shared = np.array([[0, 1, 1], [0, 0, 2]]), np.array([[0, 1], [0, 0]])
+    yield Example("attention", lambda q, k, v: ops.attention(q, k, v, start=packed), heads)
+    yield Example(
+        "attention",
+        lambda q, k, v: ops.attention(q, k, v, start=shared, block=2),
         heads,
     )
     yield Example("swiglu", ops.swiglu, {"g": n(2, 3, 4), "u": n(2, 3, 4)})

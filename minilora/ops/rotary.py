@@ -7,6 +7,9 @@ does it (the paper, and llama.cpp's files, pair 2i with 2i + 1).
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from minilora.autograd import Function
@@ -45,3 +48,19 @@ def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
     y1 -= x2 * sin
     y2 += x1 * sin
     return y
+
+
+@cache
+def frequencies(dim: int, theta: float, scaling: tuple[tuple[str, Any], ...]) -> np.ndarray:
+    """Radians a token, by pair of channels (dim / 2,)."""
+    f = theta ** -(np.arange(0, dim, 2) / dim)
+    s = dict(scaling)
+    if s.get("rope_type") == "linear":
+        return f / s["factor"]
+    if s.get("rope_type") == "llama3":
+        # Turns within the original context: many, keep; few, slow down; between, in between.
+        turns = s["original_max_position_embeddings"] * f / (2 * np.pi)
+        low, high = s["low_freq_factor"], s["high_freq_factor"]
+        keep = np.clip((turns - low) / (high - low), 0, 1)
+        return keep * f + (1 - keep) * f / s["factor"]
+    return f

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minilora.autograd import Parameter
-from minilora.errors import NonFiniteError
+from minilora.errors import AdapterError, NonFiniteError
 from minilora.nn import Module, ModuleDict, ParameterDict
-from minilora.peft.config import LoraConfig
+from minilora.peft.row_wise import Rows, current_rows, put_back, using_rows
+from minilora.quant.linear import PackedMatrix, unpacked
 
 
 @dataclass
@@ -52,17 +53,57 @@ class Adapted(Module):
     def __init__(self, base: Any, switch: Switch):
         self.base_layer = base
         self.switch = switch
-        self.configs: dict[str, LoraConfig] = {}
+        self.configs: dict[str, Any] = {}
 
     def in_use(self) -> str | None:
-        """The adapter that computes here now, if it has something here."""
+        """The adapter that computes here now, if it has something here.
+
+        Where each row has an adapter of its own: the one that all rows use here, if they agree.
+        """
         switch = self.switch
-        name = switch.active if switch.enabled and not switch.merged else None
-        return name if name in self.configs else None
+        if not switch.enabled or switch.merged:
+            return None
+        rows = current_rows(switch)
+        if rows is None:
+            return switch.active if switch.active in self.configs else None
+        groups = rows.groups(self.configs)
+        return next(iter(groups)) if len(groups) == 1 else None
+
+    def rows(self) -> Rows | None:
+        """What each row uses, if that is not the same here for all of them."""
+        rows = current_rows(self.switch) if self.switch.enabled else None
+        return rows if rows is not None and len(rows.groups(self.configs)) > 1 else None
 
     def in_force(self) -> Module:
         """This module, or what it leaves the computing to."""
-        return self.base_layer.in_force() if self.in_use() is None else self
+        alone = self.in_use() is None and self.rows() is None
+        return self.base_layer.in_force() if alone else self
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        rows = self.rows()
+        if rows is not None:
+            rows.check(len(inputs[0]))
+            return self.by_row(rows, *inputs)
+        name = self.in_use()
+        if name is None:
+            return self.base_layer(*inputs, **options)
+        return self.with_adapter(name, *inputs, **options)
+
+    def with_adapter(self, name: str, *inputs: Any, **options: Any) -> Any:
+        """What this module computes with an adapter that has something here."""
+        raise NotImplementedError(f"{type(self).__name__} must say what an adapter computes")
+
+    def by_row(self, rows: Rows, x: Any) -> Any:
+        """The same where rows use different adapters: group by group, each as if alone."""
+        pieces = []
+        for group in rows.groups(self.configs).values():
+            with using_rows(rows.only(group)):
+                pieces.append((group, self(x[group])))
+        return put_back(pieces)
+
+    def goes_by_row(self, name: str) -> bool:
+        """Whether what an adapter has here can be used by some of a batch's rows alone."""
+        return False
 
     def parts(self, name: str) -> dict[str, Parameter]:
         """What an adapter trains here, by the ends of the names that it has in PEFT's files."""
@@ -81,9 +122,16 @@ class Adapted(Module):
         raise NotImplementedError(f"{type(self).__name__} must say what it merges: changed()")
 
     def merged(self, name: str) -> dict[Parameter, np.ndarray]:
-        """The same in the base's type. NonFiniteError if something would not be finite."""
+        """The same in the base's type.
+
+        Raises AdapterError for a weight in few bits, NonFiniteError if something would not be
+        finite.
+        """
+        changed = self.changed(name)
+        for p in changed:
+            _refuse_packed(p, name)
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
-            arrays = {p: array.astype(p.dtype) for p, array in self.changed(name).items()}
+            arrays = {p: array.astype(p.dtype) for p, array in changed.items()}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise NonFiniteError(
                 f"adapter {name!r} would make weights that are not finite; it is not merged, and "
@@ -160,7 +208,19 @@ def trained_copy(module: Module, switch: Switch) -> Module:
     twin = copy.copy(own(module))
     for name, value in list(vars(twin).items()):
         if isinstance(value, Parameter):
-            setattr(twin, name, Parameter(switch.original(value).copy()))
+            setattr(twin, name, Parameter(unpacked(switch.original(value)).copy()))
         elif isinstance(value, Module):
             setattr(twin, name, trained_copy(value, switch))
     return twin
+
+
+def _refuse_packed(p: Parameter, name: str) -> None:
+    """AdapterError for a weight of which only bits are held."""
+    if isinstance(p.data, PackedMatrix):
+        kind = p.data.data_type
+        raise AdapterError(
+            f"adapter {name!r} cannot be merged into weights packed as {kind}: what it adds is "
+            "mostly smaller than the distance of two levels, and would be rounded away. Keep it "
+            "beside the base, as it is; or merge_and_unload(dequantize=True), which merges into "
+            "floats"
+        )

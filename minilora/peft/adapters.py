@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,10 @@ from minilora.nn import Module
 from minilora.peft import folder as files
 from minilora.peft.adapted import Adapted, Switch, adapted_modules, plain_path
 from minilora.peft.attaching import attach, places
-from minilora.peft.config import LoraConfig
+from minilora.peft.config import PeftConfig
 from minilora.peft.fitting import fit
 from minilora.peft.lora import LoraLinear
+from minilora.peft.row_wise import BASE
 
 
 class _Tuner(Module):
@@ -38,7 +40,7 @@ class Adapters(Module):
     def __init__(
         self,
         model: Transformer,
-        config: LoraConfig | None = None,
+        config: PeftConfig | None = None,
         adapter_name: str = "default",
         *,
         seed: int = 0,
@@ -49,8 +51,11 @@ class Adapters(Module):
                 "take them off with peft_model.unload()"
             )
         self.base_model = _Tuner(model)
-        self.peft_config: dict[str, LoraConfig] = {}
+        self.peft_config: dict[str, Any] = {}
         self._switch = Switch()
+        # Kept, so that switching among many adapters does not look through the whole model.
+        self._where: dict[str, list[tuple[str, Adapted]]] = {}
+        self._thawed: set[str] = set()
         if config is not None:
             self.add_adapter(adapter_name, config, seed=seed)
             self.set_adapter(adapter_name)
@@ -71,12 +76,10 @@ class Adapters(Module):
 
     def adapted(self, name: str) -> Iterator[tuple[str, Adapted]]:
         """path → each module where an adapter has something."""
-        for path, module in adapted_modules(self.model).items():
-            if name in module.configs:
-                yield plain_path(path), module
+        yield from self._where.get(name, ())
 
     def adapter_weights(self, name: str = "default") -> dict[str, np.ndarray]:
-        """An adapter's arrays by their names in PEFT's files."""
+        """An adapter's arrays by their names in PEFT's files, always with the path."""
         self._check_name(name)
         return {
             f"{files.PREFIX}{path}.{end}": p.data
@@ -89,7 +92,12 @@ class Adapters(Module):
         """The name of the adapter in use."""
         return self._switch.active
 
-    def add_adapter(self, name: str, config: LoraConfig, *, seed: int = 0) -> None:
+    @property
+    def active_adapters(self) -> list[str]:
+        """The same as a list, of one name or none."""
+        return [] if self._switch.active is None else [self._switch.active]
+
+    def add_adapter(self, name: str, config: PeftConfig, *, seed: int = 0) -> None:
         """Attach one more fresh adapter, frozen until `set_adapter(name)`.
 
         Raises AdapterError for a name that is taken, ConfigError for targets or a rank that this
@@ -113,15 +121,9 @@ class Adapters(Module):
                 layer.use_base(name, weights[place + "base_layer.weight"])
         self._freeze(name, trainable=is_trainable)
 
-    def _attach(self, name: str, config: LoraConfig, seed: int, *, own: bool) -> None:
+    def _attach(self, name: str, config: PeftConfig, seed: int, *, own: bool) -> None:
         """Put an adapter's parts in their places; `own`: not of a file, so held to all rules."""
-        if name in self.peft_config:
-            raise AdapterError(
-                f"there is an adapter {name!r} already; choose another name, or delete_adapter() it"
-            )
-        if not re.fullmatch(r"[\w-]+", name):
-            # It becomes part of parameters' names, and of a folder's.
-            raise AdapterError(f"adapter name {name!r} must be of letters, digits, - and _")
+        self._check_free(name)
         wanted = places(self.model, config, ranks=own, strict=own)
         if config.base_model_name_or_path is None:
             config = replace(config, base_model_name_or_path=self.model.base_name)
@@ -131,6 +133,9 @@ class Adapters(Module):
         for place in wanted:
             attach(self.model, place, self._switch, name, rng)
         self.peft_config[name] = config
+        there = adapted_modules(self.model).items()
+        self._where[name] = [(plain_path(path), m) for path, m in there if name in m.configs]
+        self._thawed.add(name)
         self._freeze(name)
 
     def set_adapter(self, name: str, *, inference_mode: bool = False) -> None:
@@ -145,8 +150,9 @@ class Adapters(Module):
                 f"before switching to {name!r}"
             )
         self._switch.active = name
-        for other in self.peft_config:
-            self._freeze(other, trainable=other == name and not inference_mode)
+        for other in self._thawed - {name}:
+            self._freeze(other)
+        self._freeze(name, trainable=not inference_mode)
 
     def delete_adapter(self, name: str) -> None:
         """Take an adapter away. If it was the active one, the first that is left becomes it."""
@@ -155,7 +161,8 @@ class Adapters(Module):
             raise AdapterError(f"adapter {name!r} is merged; unmerge_adapter() before deleting it")
         for _, layer in self.adapted(name):
             layer.remove(name)
-        del self.peft_config[name]
+        del self.peft_config[name], self._where[name]
+        self._thawed.discard(name)
         if self._switch.active == name:
             self._switch.active = None
             if self.peft_config:
@@ -176,6 +183,9 @@ class Adapters(Module):
             self._switch.enabled = before
 
     def _freeze(self, name: str, trainable: bool = False) -> None:
+        if not trainable and name not in self._thawed:
+            return
+        (self._thawed.add if trainable else self._thawed.discard)(name)
         for _, layer in self.adapted(name):
             for p in layer.parts(name).values():
                 p.requires_grad = trainable
@@ -184,6 +194,17 @@ class Adapters(Module):
         if self._switch.active is None:
             raise AdapterError("no adapter is active; set_adapter(name) chooses one")
         return self._switch.active
+
+    def _check_free(self, name: str) -> None:
+        if name in self.peft_config:
+            raise AdapterError(
+                f"there is an adapter {name!r} already; choose another name, or delete_adapter() it"
+            )
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name) or name == BASE:
+            # It becomes part of parameters' names, and of a folder's.
+            raise AdapterError(
+                f"adapter name {name!r} must be of letters, digits, - and _, and not {BASE!r}"
+            )
 
     def _check_name(self, name: str) -> None:
         if name not in self.peft_config:

@@ -6,8 +6,6 @@ anything is changed, and a file is compared with what this base would need.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,35 +14,19 @@ from minilora.autograd import Parameter
 from minilora.errors import ConfigError
 from minilora.model import MLP, SelfAttention, Transformer
 from minilora.nn import Embedding, Linear, Module, RMSNorm
-from minilora.peft import token_rows
-from minilora.peft.adapted import Adapted, Switch, own_modules, stand_at
-from minilora.peft.config import LoraConfig
+from minilora.peft import bitfit, bottleneck, ia3, prefix, prompt, token_rows
+from minilora.peft.adapted import Switch, own_modules, stand_at
+from minilora.peft.config import LoraConfig, PeftConfig
 from minilora.peft.embedding import LoraEmbedding
 from minilora.peft.lora import LoraLinear, check_config
+from minilora.peft.place import Place, Shapes
 from minilora.peft.saved_modules import SavedModule
 from minilora.peft.token_rows import TokenRows
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Place:
-    """One module of the base, and what an adapter puts there.
-
-    path     where the module is in the base
-    kind     the Adapted that will stand there
-    shapes   of what is trained, by the ends of the names in PEFT's files
-    put      puts it there: called with the Adapted, the adapter's name and a generator
-    """
-
-    path: str
-    kind: type[Adapted]
-    shapes: Shapes
-    put: Callable[[Any, str, np.random.Generator], Any]
+from minilora.quant.linear import PackedMatrix
 
 
 def places(
-    model: Transformer, config: LoraConfig, *, ranks: bool = True, strict: bool = True
+    model: Transformer, config: PeftConfig, *, ranks: bool = True, strict: bool = True
 ) -> list[Place]:
     """Everything that an adapter of this config needs in this model.
 
@@ -53,6 +35,25 @@ def places(
 
     Raises ConfigError for what this model has not, and for settings that collide.
     """
+    match config:
+        case LoraConfig():
+            return _lora(model, config, ranks, strict)
+        case prompt.PromptTuningConfig():
+            return prompt.places(model, config, strict=strict)
+        case prefix.PrefixTuningConfig():
+            return prefix.places(model, config)
+        case bottleneck.BottleneckConfig():
+            return bottleneck.places(model, config)
+        case ia3.IA3Config():
+            return ia3.places(model, config, strict=strict)
+        case bitfit.BitFitConfig():
+            return bitfit.places(model, config)
+    raise ConfigError(
+        f"{config!r} is no method's settings; take a LoraConfig, or another config of minilora.peft"
+    )
+
+
+def _lora(model: Transformer, config: LoraConfig, ranks: bool, strict: bool) -> list[Place]:
     modules = dict(own_modules(model))
     targets = check_config(model, config, ranks=ranks, strict=strict)
     found = [_bypass(path, module, config) for path, module in targets.items()]
@@ -94,6 +95,12 @@ def _bypass(path: str, module: Linear | Embedding, config: LoraConfig) -> Place:
         if config.use_dora:
             shapes["lora_magnitude_vector"] = (n_in,)
         return Place(path, LoraEmbedding, shapes, lambda m, name, rng: m.add(name, config, rng))
+    if config.init_lora_weights == "pissa" and isinstance(module.weight.data, PackedMatrix):
+        raise ConfigError(
+            f"init_lora_weights = 'pissa' puts a residual in floats in the place of {path}, which "
+            f"is {module.weight.data.data_type} here: nothing of what quantizing saved would be "
+            "left. Start with True, or load the base without quantizing it"
+        )
     shapes = {"lora_A.weight": (config.r, n_in), "lora_B.weight": (n_out, config.r)}
     if config.use_dora:
         shapes["lora_magnitude_vector"] = (n_out,)

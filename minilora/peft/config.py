@@ -1,4 +1,8 @@
-"""LoraConfig: how wide the bypass is, how loud, and beside which matrices."""
+"""LoraConfig: how wide the bypass is, how loud, and beside which matrices.
+
+Every method has settings like these, a frozen dataclass in the method's own file; what they have
+in common is `PeftConfig`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from minilora.errors import ConfigError
 from minilora.peft.matching import ALL_LINEAR, find_targets, first_pattern
 
-__all__ = ["ALL_LINEAR", "LoraConfig", "find_targets"]
+__all__ = ["ALL_LINEAR", "LoraConfig", "PeftConfig", "find_targets"]
 
 
 class Pattern(dict[str, Any]):
@@ -23,8 +27,28 @@ class Pattern(dict[str, Any]):
         return hash(frozenset(self.items()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeftConfig:
+    """What the settings of all methods have in common.
+
+    peft_type                 what PEFT calls the method in `adapter_config.json`
+    task_type                 "CAUSAL_LM", the only one
+    base_model_name_or_path   set when the adapter is attached; for the reader of its folder
+
+    Raises ConfigError naming the value and what is allowed.
+    """
+
+    peft_type: ClassVar[str]
+    task_type: str | None = "CAUSAL_LM"
+    base_model_name_or_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.task_type not in ("CAUSAL_LM", None):
+            raise ConfigError(f"task_type = {self.task_type!r}: only 'CAUSAL_LM' is done here")
+
+
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(PeftConfig):
     """Settings of a LoRA adapter, under PEFT's names and with PEFT's defaults.
 
     r                  rank: how many numbers a vector is squeezed to on its way through the bypass
@@ -46,8 +70,6 @@ class LoraConfig:
     modules_to_save    names of modules that are trained whole, in copies (`saved_modules.py`)
     trainable_token_indices   tokens whose vectors are trained, in copies (`token_rows.py`); of
                        the embeddings, or by name: {"lm_head": [5, 6]}
-    task_type          "CAUSAL_LM", the only one
-    base_model_name_or_path   set when the adapter is attached; for the reader of its folder
     layers_to_transform   number or numbers of the layers, from 0, in which the matrices that
                        `target_modules` lists are adapted; None: in all
     layers_pattern     what those layers are called; None: anything
@@ -55,6 +77,7 @@ class LoraConfig:
     Raises ConfigError naming the value and what is allowed.
     """
 
+    peft_type: ClassVar[str] = "LORA"
     r: int = 8
     lora_alpha: float = 8
     target_modules: str | Sequence[str] = ("q_proj", "v_proj")
@@ -62,8 +85,6 @@ class LoraConfig:
     use_rslora: bool = False
     init_lora_weights: bool | Literal["gaussian", "pissa"] = True
     bias: Literal["none", "lora_only", "all"] = "none"
-    base_model_name_or_path: str | None = None
-    task_type: str | None = "CAUSAL_LM"
     layers_to_transform: int | Sequence[int] | None = None
     layers_pattern: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
@@ -79,8 +100,7 @@ class LoraConfig:
         keep(self, "lora_alpha", _alpha("lora_alpha", self.lora_alpha))
         for name, check in (("rank_pattern", _rank), ("alpha_pattern", _alpha)):
             keep(self, name, _pattern(name, getattr(self, name), check))
-        if self.task_type not in ("CAUSAL_LM", None):
-            raise ConfigError(f"task_type = {self.task_type!r}: only 'CAUSAL_LM' is done here")
+        super().__post_init__()
         if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
             raise ConfigError(f"lora_dropout = {self.lora_dropout!r} must be in [0, 1)")
         for name in ("use_rslora", "use_dora"):
@@ -93,12 +113,12 @@ class LoraConfig:
             )
         if self.bias not in ("none", "lora_only", "all"):
             raise ConfigError(f"bias = {self.bias!r} must be 'none', 'lora_only' or 'all'")
-        keep(self, "target_modules", _targets(self.target_modules))
-        keep(self, "exclude_modules", _names("exclude_modules", self.exclude_modules))
-        saved = _names("modules_to_save", self.modules_to_save)
+        keep(self, "target_modules", target_names(self.target_modules))
+        keep(self, "exclude_modules", module_names("exclude_modules", self.exclude_modules))
+        saved = module_names("modules_to_save", self.modules_to_save)
         keep(self, "modules_to_save", (saved,) if isinstance(saved, str) else saved)
         keep(self, "trainable_token_indices", _tokens(self.trainable_token_indices))
-        keep(self, "layers_pattern", _names("layers_pattern", self.layers_pattern))
+        keep(self, "layers_pattern", module_names("layers_pattern", self.layers_pattern))
         keep(self, "layers_to_transform", _layers(self.layers_to_transform))
         self._check_layers()
 
@@ -166,7 +186,7 @@ def _check_regex(name: str, pattern: str) -> None:
         raise ConfigError(f"{name}: {pattern!r} is no regular expression: {error}") from None
 
 
-def _targets(given: Any) -> str | tuple[str, ...]:
+def target_names(given: Any) -> str | tuple[str, ...]:
     """Target modules as they are kept: a pattern, or a tuple of names."""
     # One plain name means the matrices called so; as a pattern for a whole path it matches none.
     if isinstance(given, str) and re.fullmatch(r"[\w.]+", given):
@@ -180,7 +200,7 @@ def _targets(given: Any) -> str | tuple[str, ...]:
     )
 
 
-def _names(setting: str, given: Any) -> str | tuple[str, ...] | None:
+def module_names(setting: str, given: Any) -> str | tuple[str, ...] | None:
     """Names, or one regular expression, as they are kept. None of them is None."""
     if given is None or (isinstance(given, str | list | tuple | set) and not given):
         return None

@@ -22,10 +22,14 @@ import numpy as np
 
 from minilora import ops
 from minilora.autograd import Tensor
+from minilora.quant.linear import PackedMatrix
 
 
 def row_norms(W: np.ndarray, A: np.ndarray, B: np.ndarray, scaling: float) -> np.ndarray:
     """‖W + s B A‖ of each row (out,), in their type."""
+    if isinstance(W, PackedMatrix):
+        pieces = W.pieces()
+        return np.concatenate([row_norms(some, A, B[here], scaling) for here, some in pieces])
     V = B @ A
     V *= scaling
     V += W

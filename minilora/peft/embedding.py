@@ -22,6 +22,7 @@ from minilora.nn import Embedding, ModuleDict, ParameterDict
 from minilora.peft import dora
 from minilora.peft.adapted import Adapted, Switch
 from minilora.peft.config import LoraConfig
+from minilora.quant.linear import unpacked
 
 
 class LoraEmbedding(Adapted):
@@ -55,14 +56,14 @@ class LoraEmbedding(Adapted):
         self.lora_embedding_A[name], self.lora_embedding_B[name] = A, B
         self.configs[name] = config
         if config.use_dora:
-            rows = self.switch.original(W).T
+            rows = unpacked(self.switch.original(W)).T
             m = dora.row_norms(rows, A.data, B.data, config.scaling)
             self.lora_magnitude_vector[name] = Parameter(m)
 
-    def forward(self, ids: np.ndarray) -> Tensor:
-        name = self.in_use()
-        if name is None:
-            return self.base_layer(ids)
+    def goes_by_row(self, name: str) -> bool:
+        return True
+
+    def with_adapter(self, name: str, ids: np.ndarray) -> Tensor:
         A, B = self.lora_embedding_A[name], self.lora_embedding_B[name]
         scaling = self.configs[name].scaling
         u = ops.embedding(ops.transpose(A), ids=ids)
@@ -71,7 +72,7 @@ class LoraEmbedding(Adapted):
         if name not in self.lora_magnitude_vector:
             return h
         m: Any = self.lora_magnitude_vector[name]
-        return h * (m / dora.row_norms(base.weight.data.T, A.data, B.data, scaling))
+        return h * (m / dora.row_norms(unpacked(base.weight.data).T, A.data, B.data, scaling))
 
     def use_base(self, name: str, W: np.ndarray) -> None:
         self.lora_base[name] = Embedding(len(W), W.shape[1], self.base_layer.weight.dtype)
@@ -89,12 +90,17 @@ class LoraEmbedding(Adapted):
             if name in getattr(self, part)
         }
 
+    def pair(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A (r, V) and B (C, r)."""
+        return self.lora_embedding_A[name].data, self.lora_embedding_B[name].data
+
     def changed(self, name: str) -> dict[Parameter, np.ndarray]:
         A, B = (
             p[name].data.astype(np.float64) for p in (self.lora_embedding_A, self.lora_embedding_B)
         )
         V = self.configs[name].scaling * (B @ A)
-        V += self.switch.original(self.lora_base.get(name, self.base_layer).weight).T
+        W = self.switch.original(self.lora_base.get(name, self.base_layer).weight)
+        V += unpacked(W).T
         if name in self.lora_magnitude_vector:
             V = dora.with_length(V, self.lora_magnitude_vector[name].data)
         return {self.base_layer.weight: np.ascontiguousarray(V.T)}

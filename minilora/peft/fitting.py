@@ -14,18 +14,17 @@ from minilora.errors import AdapterError, ConfigError
 from minilora.model import Transformer
 from minilora.peft.adapted import Switch, own_modules
 from minilora.peft.attaching import places
-from minilora.peft.config import LoraConfig
+from minilora.peft.config import LoraConfig, PeftConfig
 from minilora.peft.folder import PREFIX, read_fingerprint
+from minilora.quant.linear import spread, unpacked
 
-# Numbers of each array that the fingerprint looks at: tuning moves nearly all of them.
-_SAMPLE = 256
 # A base that was in bfloat16 there has 8 bits of each number.
 _TOLERANCE = 2**-8
 
 
 def fit(
     model: Transformer,
-    config: LoraConfig,
+    config: PeftConfig,
     weights: dict[str, np.ndarray],
     folder: str | Path,
     switch: Switch,
@@ -40,7 +39,7 @@ def fit(
     """
     try:
         # PiSSA takes r directions out of W, and there have to be so many.
-        pissa = config.init_lora_weights == "pissa"
+        pissa = isinstance(config, LoraConfig) and config.init_lora_weights == "pissa"
         needed = {
             f"{PREFIX}{place.path}.{end}": shape
             for place in places(model, config, ranks=pissa, strict=False)
@@ -56,8 +55,9 @@ def fit(
             del weights[name]
         elif name in base:
             array = weights.pop(name)
-            if not _is(array, base[name]):
-                bases[name] = _other_base(name, array, base[name], config, needed, folder)
+            mine = unpacked(base[name])
+            if not _is(array, mine):
+                bases[name] = _other_base(name, array, mine, config, needed, folder)
     for name in sorted(needed.keys() | weights.keys()):
         if name not in weights:
             raise AdapterError(f"{folder}: {name} is missing; this base needs it {needed[name]}")
@@ -94,10 +94,10 @@ def _under_our_names(
     return found
 
 
-def _twice(name: str, config: LoraConfig) -> bool:
+def _twice(name: str, config: PeftConfig) -> bool:
     """With bias="all" PEFT writes those of modules with a trained copy, and of the copy, again."""
     again = re.search(r"\.(original_module|modules_to_save)\.(.*\.)?bias$", name)
-    return config.bias == "all" and again is not None
+    return isinstance(config, LoraConfig) and config.bias == "all" and again is not None
 
 
 def _is(array: np.ndarray, mine: np.ndarray) -> bool:
@@ -112,7 +112,7 @@ def _other_base(
     name: str,
     array: np.ndarray,
     mine: np.ndarray,
-    config: LoraConfig,
+    config: PeftConfig,
     needed: dict[str, tuple[int, ...]],
     folder: str | Path,
 ) -> np.ndarray:
@@ -126,7 +126,8 @@ def _other_base(
     path = name.removesuffix(".weight")
     beside = {f"{path}.lora_A.weight", f"{path}.lora_embedding_A"} & needed.keys()
     usable = array.dtype.kind == "f" and np.isfinite(array).all()
-    if not beside or not usable or config.init_lora_weights == "pissa":
+    pissa = isinstance(config, LoraConfig) and config.init_lora_weights == "pissa"
+    if not beside or not usable or pissa:
         raise AdapterError(
             f"{folder}: {name} is not this base's; the adapter was made for another one"
         )
@@ -151,18 +152,18 @@ def fingerprint(model: Transformer, switch: Switch) -> str:
     """Of the base's weights: equal for equal bases, another one after they were trained.
 
     A hash of names, shapes and evenly spread numbers of each array. Of all numbers it would take
-    seconds; what it misses is a change of a few rows alone.
+    seconds; what it misses is a change of a few rows alone. A base that was quantized while it was
+    loaded is the same base: those numbers were noted before.
     """
     digest = hashlib.sha256()
     for name, p in sorted(_own_parameters(model), key=lambda pair: pair[0]):
-        flat = switch.original(p).reshape(-1)
-        some = flat[:: max(1, flat.size // _SAMPLE)].astype("<f4")
+        some = spread(switch.original(p))
         digest.update(f"{name} {p.shape} ".encode() + some.tobytes())
     return digest.hexdigest()
 
 
 def _compare_bases(
-    model: Transformer, config: LoraConfig, folder: str | Path, switch: Switch
+    model: Transformer, config: PeftConfig, folder: str | Path, switch: Switch
 ) -> None:
     base, noted = config.base_model_name_or_path, read_fingerprint(folder)
     if base and model.base_name and Path(base).name != Path(model.base_name).name:

@@ -10,6 +10,8 @@ of W + (α/r) B A get lengths of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from minilora import ops
@@ -26,7 +28,9 @@ from minilora.nn import (
 )
 from minilora.peft import dora, pissa
 from minilora.peft.adapted import Adapted, Switch, own_modules
-from minilora.peft.config import LoraConfig, find_targets
+from minilora.peft.config import LoraConfig, PeftConfig, find_targets
+from minilora.peft.row_wise import Rows
+from minilora.quant.linear import unpacked
 
 __all__ = ["LoraLinear", "Switch", "adaptable", "check_config"]
 
@@ -75,7 +79,7 @@ class LoraLinear(Adapted):
             m = dora.row_norms(beside, A, B, config.scaling)
             self.lora_magnitude_vector[name] = Parameter(m)
 
-    def add_bias(self, name: str, config: LoraConfig) -> None:
+    def add_bias(self, name: str, config: PeftConfig) -> None:
         """Train a copy of the bias, beside a pair or without one."""
         assert self.base_layer.bias is not None
         bias = self.switch.original(self.base_layer.bias)
@@ -97,16 +101,44 @@ class LoraLinear(Adapted):
         A[:], B[:] = pissa.principal_pair(W, config.r, config.scaling)
         self.lora_residual[name].weight.data[:] = pissa.residual(W, A, B, config.scaling)
 
-    def forward(self, x: Tensor) -> Tensor:
-        name = self.in_use()
-        if name is None:
-            return self.base_layer(x)
+    def with_adapter(self, name: str, x: Tensor) -> Tensor:
         base = self.base_layer
         bias = self.trained_bias.get(name, base.bias)
         if name not in self.lora_A:
             return ops.linear(x, base.weight, bias)
         h = self._bypassed(name, x)
         return h if bias is None else h + bias
+
+    def goes_by_row(self, name: str) -> bool:
+        return True
+
+    def by_row(self, rows: Rows, x: Tensor) -> Tensor:
+        """W x once for all rows, and for each the bypass of its own adapter.
+
+        Unless one puts something in the place of W or of the bias: then group by group.
+        """
+        here = {n for n in rows.names if n is not None and n in self.configs}
+        in_place = (self.lora_residual, self.lora_magnitude_vector, self.trained_bias)
+        if any(name in others for name in here for others in in_place):
+            return super().by_row(rows, x)
+        scaling: dict[str | None, float] = {n: self.configs[n].scaling for n in here}
+        s = np.array([scaling.get(n, 0) for n in rows.names], x.dtype)[:, None, None]
+        A, B = (self._stacked(rows.names, *part) for part in ((self.lora_A, 0), (self.lora_B, 1)))
+        u = ops.matmul(x, A.transpose(0, 2, 1)) * s
+        return self.base_layer(x) + ops.matmul(u, B.transpose(0, 2, 1))
+
+    def _stacked(self, names: Sequence[str | None], part: ModuleDict, narrow: int) -> Tensor:
+        """Each row's own A (B, r, in) or B (B, out, r), filled up with zeros to the largest r.
+
+        narrow   which axis of the part is r
+        """
+        own: dict[str | None, Tensor]
+        own = {name: part[name].weight for name in names if name is not None and name in part}
+        r = max(p.shape[narrow] for p in own.values())
+        own = {name: _filled_up(p, r, narrow) for name, p in own.items()}
+        some = next(iter(own.values()))
+        none = Tensor(np.zeros(some.shape, some.dtype))
+        return ops.concatenate([own.get(name, none) for name in names]).reshape(-1, *some.shape)
 
     def _bypassed(self, name: str, x: Tensor) -> Tensor:
         """W x + (α/r) B A x, or what PiSSA and DoRA make of it."""
@@ -175,8 +207,8 @@ class LoraLinear(Adapted):
         return pissa.as_plain_pair(A, B, self._before(), R, self.configs[name].scaling)
 
     def _before(self) -> np.ndarray:
-        """W, also while an adapter is merged into it."""
-        return self.switch.original(self.base_layer.weight)
+        """W, also while an adapter is merged into it; of a packed one the floats."""
+        return unpacked(self.switch.original(self.base_layer.weight))
 
     def _matrix(self, name: str) -> Parameter:
         """What the pair stands beside: R with PiSSA, W without."""
@@ -217,6 +249,15 @@ def check_config(
                 "a higher rank; choose a smaller one"
             )
     return chosen
+
+
+def _filled_up(p: Tensor, size: int, axis: int) -> Tensor:
+    """A matrix with zeros behind it, up to a size of one axis."""
+    missing = list(p.shape)
+    missing[axis] = size - p.shape[axis]
+    if not missing[axis]:
+        return p
+    return ops.concatenate([p, np.zeros(missing, p.dtype)], axis=axis)
 
 
 def _kaiming_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -1,12 +1,14 @@
 """PeftModel: a base model, frozen, with one or more adapters attached, of which one is in use.
 
-Which there are and which is in use is said in `adapters.py`; here is what the whole then does:
-compute, be merged into plain weights, be saved.
+Which there are and which is in use is said in `adapters.py`, what several do together in
+`several.py`; here is what the whole then does: compute, be merged into plain weights, be saved.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,25 @@ from minilora.autograd import Tensor
 from minilora.errors import AdapterError, DTypeError
 from minilora.model import Transformer
 from minilora.peft import folder as files
-from minilora.peft import pissa
 from minilora.peft.adapted import adapted_modules, take_off
-from minilora.peft.adapters import Adapters
-from minilora.peft.config import LoraConfig
+from minilora.peft.config import PeftConfig
 from minilora.peft.fitting import fingerprint
+from minilora.peft.row_wise import current_rows
+from minilora.peft.settings import as_written
+from minilora.peft.several import SeveralAdapters
 from minilora.peft.token_rows import TokenRows
+from minilora.quant.linear import packed_weights, unpacked
 
 FLOATS = ("float16", "float32", "float64")
 
 
 def get_peft_model(
-    model: Transformer, config: LoraConfig, adapter_name: str = "default", *, seed: int = 0
+    model: Transformer, config: PeftConfig, adapter_name: str = "default", *, seed: int = 0
 ) -> PeftModel:
     """Freeze `model` and attach a fresh, trainable adapter to it.
 
-    seed   of the random A
+    config   a LoraConfig, or the config of one of its relatives: the method follows from its type
+    seed     of the random start
 
     The model itself is changed: matrices that are adapted get their adapters beside them.
     `merge_and_unload()` and `unload()` give it back as a plain model.
@@ -39,7 +44,7 @@ def get_peft_model(
     return PeftModel(model, config, adapter_name, seed=seed)
 
 
-class PeftModel(Adapters):
+class PeftModel(SeveralAdapters):
     """A frozen base with adapters. Call it, and ask for its loss, as one does with the base."""
 
     @classmethod
@@ -69,21 +74,49 @@ class PeftModel(Adapters):
             raise AttributeError(name)
         return getattr(self.base_model.model, name)
 
-    def forward(self, ids: Any, *, training: bool = False, rng: Any = None) -> Tensor:
-        """ids (B, T) → logits (B, T, V) with the active adapter."""
-        self._check_unmerged(training)
-        return self.model(ids, training=training, rng=rng)
+    def forward(
+        self,
+        ids: Any,
+        *,
+        adapter_names: Sequence[str] | None = None,
+        training: bool = False,
+        rng: Any = None,
+    ) -> Tensor:
+        """ids (B, T) → logits (B, T, V) with the active adapter.
 
-    def loss(self, ids: Any, labels: Any, *, training: bool = False, **options: Any) -> Tensor:
-        """As `Transformer.loss`, with the active adapter."""
-        self._check_unmerged(training)
-        return self.model.loss(ids, labels, training=training, **options)
+        adapter_names   or with one for each row, "__base__" for none (`using`)
+        """
+        self._check_training(training, adapter_names)
+        with self.using(adapter_names, len(ids)):
+            return self.model(ids, training=training, rng=rng)
+
+    def hidden(
+        self, ids: Any, *, adapter_names: Sequence[str] | None = None, **options: Any
+    ) -> Tensor:
+        """As `Transformer.hidden`, with the active adapter or those of the rows."""
+        with self.using(adapter_names, len(ids)):
+            return self.model.hidden(ids, **options)
+
+    def loss(
+        self,
+        ids: Any,
+        labels: Any,
+        *,
+        adapter_names: Sequence[str] | None = None,
+        training: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        """As `Transformer.loss`, with the active adapter or those of the rows."""
+        self._check_training(training, adapter_names)
+        with self.using(adapter_names, len(ids)):
+            return self.model.loss(ids, labels, training=training, **options)
 
     def merge_adapter(self) -> None:
         """Put the active adapter into the weights: W + (α/r) B A. Costs a copy of those matrices.
 
-        Raises NonFiniteError, before anything is changed, if the adapter holds a NaN. A second
-        merge warns and changes nothing.
+        IA³ and BitFit likewise. Raises AdapterError for a method that no weights are equal to
+        (virtual tokens, bottlenecks) and for weights in few bits, NonFiniteError if the adapter
+        holds a NaN, all before anything is changed. A second merge warns and changes nothing.
         """
         name = self._active()
         if self._switch.merged:
@@ -122,16 +155,38 @@ class PeftModel(Adapters):
             layer.unmerge()
         self._switch.merged = None
 
-    def merge_and_unload(self, dtype: Any = None) -> Transformer:
+    def merge_and_unload(self, dtype: Any = None, *, dequantize: bool = False) -> Transformer:
         """The base as a plain model with the active adapter in its weights; adapters are gone.
 
-        dtype   of the weights, e.g. np.float16; None: as they are
+        dtype        of the weights, e.g. np.float16; None: as they are
+        dequantize   weights in few bits become the floats that they stand for, all of them: the
+                     adapter was trained beside these, and into bits it cannot be merged
         """
         if dtype is not None and str(dtype) not in FLOATS and dtype not in map(np.dtype, FLOATS):
             raise DTypeError(f"dtype {dtype} must be one of {', '.join(FLOATS)}")
+        packed = packed_weights(self.model)
+        if packed and dtype is not None and not dequantize:
+            raise AdapterError(
+                f"dtype {dtype} is for weights in floats, and {len(packed)} of this base's are "
+                "packed; give dequantize=True"
+            )
         if self._switch.merged is None:
-            self.merge_adapter()
+            with self._dequantized() if dequantize else nullcontext():
+                self.merge_adapter()
         return self._unload(dtype)
+
+    @contextmanager
+    def _dequantized(self) -> Iterator[None]:
+        """Put floats in the place of all bits, to stay; unless it fails inside of this `with`."""
+        before = {p: p.data for p in self.model.parameters()}
+        try:
+            for p in before:
+                p.data = unpacked(p.data)
+            yield
+        except BaseException:
+            for p, data in before.items():
+                p.data = data
+            raise
 
     def unload(self) -> Transformer:
         """The base as the plain model it was, though frozen still; adapters are gone."""
@@ -147,25 +202,28 @@ class PeftModel(Adapters):
             for p in model.parameters():
                 p.data = p.data.astype(dtype)
         self.peft_config.clear()
+        self._where.clear()
+        self._thawed.clear()
         self._switch.active = self._switch.merged = None
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write each adapter as PEFT does: "default" into the folder, others into folder/NAME.
 
-        One of PiSSA's is written as an ordinary LoRA of rank 2r, which needs nothing but the base.
+        One of PiSSA's is written as an ordinary LoRA of rank 2r, which needs nothing but the base;
+        a prefix that was learnt through an MLP as what the MLP gives. Bottleneck adapters and
+        BitFit, which PEFT has not, are written likewise; PEFT does not open them.
         """
         base = fingerprint(self.model, self._switch)
+        packed = ", ".join(sorted({W.data_type for W in packed_weights(self.model).values()}))
         for name, config in self.peft_config.items():
             place = Path(folder) if name == "default" else Path(folder) / name
-            if config.init_lora_weights == "pissa":
-                config = pissa.as_plain_config(config)
             weights = {
                 f"{files.PREFIX}{path}.{end}": array
                 for path, layer in self.adapted(name)
                 for end, array in layer.files(name).items()
             }
-            files.write_adapter(place, config, weights, base)
+            files.write_adapter(place, as_written(config), weights, base, packed)
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """How many numbers are trained, and how many there are, adapters and residuals included."""
@@ -179,9 +237,14 @@ class PeftModel(Adapters):
             f"trainable%: {100 * trained / every:.4f}"
         )
 
-    def _check_unmerged(self, training: bool) -> None:
+    def _check_training(self, training: bool, adapter_names: Any) -> None:
         if training and self._switch.merged:
             raise AdapterError(
                 f"adapter {self._switch.merged!r} is merged into the weights, so training would "
                 "not reach it; unmerge_adapter() first"
+            )
+        if training and (adapter_names is not None or current_rows(self._switch)):
+            raise AdapterError(
+                "adapter_names is for using adapters, not for training them: set_adapter(name), "
+                "and train each on its own rows"
             )

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import Parameter
+from minilora.model import SelfAttention
 from minilora.nn import Module, ModuleDict
 from minilora.peft.adapted import Adapted, Switch, own, trained_copy
-from minilora.peft.config import LoraConfig
+from minilora.peft.config import PeftConfig
 
 
 class SavedModule(Adapted):
@@ -32,19 +33,22 @@ class SavedModule(Adapted):
         super().__init__(base, switch)
         self.modules_to_save = ModuleDict()
 
-    def add(self, name: str, config: LoraConfig, rng: np.random.Generator) -> None:
+    def add(self, name: str, config: PeftConfig, rng: np.random.Generator) -> None:
         """Copy the module for an adapter."""
         self.configs[name] = config
         self.modules_to_save[name] = trained_copy(self.base_layer, self.switch)
 
     def in_force(self) -> Module:
         name = self.in_use()
-        return self.base_layer.in_force() if name is None else self.modules_to_save[name]
+        return super().in_force() if name is None else self.modules_to_save[name]
 
-    def forward(self, *inputs: Any, **options: Any) -> Any:
-        name = self.in_use()
-        module = self.base_layer if name is None else self.modules_to_save[name]
-        return module(*inputs, **options)
+    def with_adapter(self, name: str, *inputs: Any, **options: Any) -> Any:
+        return self.modules_to_save[name](*inputs, **options)
+
+    def goes_by_row(self, name: str) -> bool:
+        # Attention's keys and values are kept for the whole batch; the others take rows as they
+        # come.
+        return not isinstance(own(self), SelfAttention)
 
     def parts(self, name: str) -> dict[str, Parameter]:
         return dict(self.modules_to_save[name].named_parameters())

@@ -21,6 +21,7 @@ from minilora.autograd import Parameter, Tensor
 from minilora.nn import Embedding, Linear, ParameterDict
 from minilora.peft.adapted import Adapted, Switch, own
 from minilora.peft.config import LoraConfig
+from minilora.quant.linear import unpacked
 
 END = "token_adapter.trainable_tokens_delta"  # called a difference by PEFT, and is none
 
@@ -69,10 +70,10 @@ class TokenRows(Adapted):
         del self.indices[name]
         self.tied.discard(name)
 
-    def forward(self, x: Any) -> Tensor:
-        name = self.in_use()
-        if name is None:
-            return self.base_layer(x)
+    def goes_by_row(self, name: str) -> bool:
+        return True
+
+    def with_adapter(self, name: str, x: Any) -> Tensor:
         y = self.base_layer(x)
         table, indices = self.trainable_tokens_delta[name], self.indices[name]
         others = np.ones(len(self.weight), y.dtype)
@@ -92,7 +93,7 @@ class TokenRows(Adapted):
     def changed(self, name: str) -> dict[Parameter, np.ndarray]:
         if name in self.tied:
             return {}
-        W = self.switch.original(self.weight).copy()
+        W = unpacked(self.switch.original(self.weight)).copy()
         W[self.indices[name]] = self.trainable_tokens_delta[name].data
         return {self.weight: W}
 

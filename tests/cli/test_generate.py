@@ -184,7 +184,7 @@ def test_a_pickle_is_not_opened(mistake, adapter):
         ({"lora_alpha": None}, ["None", "above 0"]),
         ({"lora_dropout": "x"}, ["'x'", "[0, 1)"]),
         ({"bias": "some"}, ["'some'", "'none'"]),
-        ({"peft_type": "IA3"}, ["'IA3'", "'LORA'"]),
+        ({"peft_type": "LOHA"}, ["'LOHA'", "LORA"]),
         ({"use_dora": True}, ["lora_magnitude_vector", "missing"]),
         ({"use_rslora": "yes"}, ["use_rslora", "'yes'"]),
         ({"target_modules": ["q_proj"]}, ["v_proj"]),

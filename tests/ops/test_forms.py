@@ -121,6 +121,7 @@ CASES = [
         lambda t, x: t.nn.functional.silu(x),
         [n(2, 3)],
     ),
+    Case("relu", ops.relu, lambda x: x * (x > 0), lambda t, x: x.relu(), [n(2, 3)]),
     Case(
         "sum",
         lambda x: ops.sum(x, (0, -1)),

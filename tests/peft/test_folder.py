@@ -198,7 +198,7 @@ def test_a_pickle_is_not_opened_and_the_way_out_is_named(folder, tiny):
     refused(tiny(), folder, FormatError, "adapter_model.bin", "pickle", "safe_serialization=True")
 
 
-@pytest.mark.parametrize("kind", ["IA3", "LOHA", "lora", None, ["LORA"], 1])
+@pytest.mark.parametrize("kind", ["P_TUNING", "LOHA", "lora", None, ["LORA"], 1])
 def test_another_method(folder, tiny, kind):
     change(folder, peft_type=kind)
     refused(tiny(), folder, FormatError, CONFIG, repr(kind), "LORA")
