@@ -1,0 +1,211 @@
+"""Moments in 8 bits and in a file: what is held, what comes of it, and going on from a state."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+import minilora
+from minilora.accounting import ledger, predict
+from minilora.autograd import Parameter
+from minilora.config import ModelConfig
+from minilora.errors import ConfigError
+from minilora.optim import OPTIMIZERS, AdamW, AdamW8bit, PagedAdamW, Schedule, make
+from minilora.optim.eight_bit import Moment
+from minilora.peft import loraplus_groups
+from minilora.quant.dynamic import dynamic_map
+from minilora.resuming import load_checkpoint, save_checkpoint
+from minilora.training import History, train_step
+
+LARGE, SMALL = (70, 130), (7,)
+TINY = ModelConfig(97, 64, 96, 2, 4, max_positions=64)
+
+
+def parameters(dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return [Parameter(rng.standard_normal(shape).astype(dtype)) for shape in (LARGE, SMALL)]
+
+
+def steps(optimizer, n, first=0):
+    for i in range(first, first + n):
+        rng = np.random.default_rng([1, i])
+        optimizer.step(
+            {p: rng.standard_normal(p.shape).astype(p.dtype) for p in optimizer.parameters()}
+        )
+
+
+# -- 8 bits
+
+
+def test_what_is_held_is_a_byte_a_number_and_four_a_block():
+    optimizer = AdamW8bit(parameters())
+    n, small = math.prod(LARGE), math.prod(SMALL)
+    assert optimizer.state_bytes == 2 * (n + 4 * math.ceil(n / 256)) + 2 * 4 * small
+
+
+@pytest.mark.parametrize("block_size", [1, 100, 256, 2**15, 10**6])
+def test_a_step_is_adamws_on_what_was_held_and_leaves_the_nearest_codes(block_size):
+    (p, q), (p2, _) = parameters(), parameters()
+    ours, plain = AdamW8bit([p, q], block_size=block_size), AdamW([p2])
+    for i in range(3):
+        g = np.random.default_rng(i).standard_normal(LARGE).astype(np.float32)
+        held = [m.read(0, p.size).reshape(LARGE) for m in (ours.m[p], ours.v[p])]
+        plain.m[p2][:], plain.v[p2][:] = held
+        ours.step({p: g})
+        plain.step({p2: g})
+        assert np.array_equal(p.data, p2.data)
+        for moment, exact in ((ours.m[p], plain.m[p2]), (ours.v[p], plain.v[p2])):
+            _nearest(moment, exact.reshape(-1), block_size)
+
+
+def _nearest(moment, exact, block_size):
+    """Each number is held as the level of its block that no other level is nearer than."""
+    levels = dynamic_map(moment.signed).astype(np.float64)
+    for b, start in enumerate(range(0, len(exact), block_size)):
+        block = exact[start : start + block_size].astype(np.float64)
+        scale = np.abs(block).max()
+        assert moment.scales[b] == np.float32(scale)
+        codes = moment.codes[start : start + block_size]
+        of = slice(None, None, max(1, len(block) // 200))  # some of each
+        apart = np.abs(levels[:, None] * scale - block[of])
+        chosen = np.take_along_axis(apart, codes[None, of].astype(int), 0)[0]
+        assert (chosen <= apart.min(axis=0) + 1e-6 * scale).all()
+
+
+def test_a_block_of_zeros_stays_zeros():
+    moment = Moment(np.zeros(300, np.float32), True, 256)
+    assert (moment.read(0, 300) == 0).all()
+    moment.write(0, np.zeros(300, np.float32))
+    assert np.isfinite(moment.scales).all() and (moment.read(0, 300) == 0).all()
+
+
+def test_near_bitsandbytes_own():
+    """Its processor kernel looks small numbers up in a coarser table, so a few codes differ."""
+    torch = pytest.importorskip("torch", reason="needs the extra parity")
+    bnb = pytest.importorskip("bitsandbytes", reason="needs the extra parity")
+    (p, _), lr = parameters(), 1e-2
+    theirs = torch.nn.Parameter(torch.tensor(p.data.copy()))
+    ours = AdamW8bit([p], lr)
+    them = bnb.optim.AdamW8bit([theirs], lr=lr, weight_decay=0.0)
+    for i in range(10):
+        g = np.random.default_rng(i).standard_normal(LARGE).astype(np.float32)
+        ours.step({p: g})
+        theirs.grad = torch.tensor(g)
+        them.step()
+        if i == 0:
+            np.testing.assert_allclose(p.data, theirs.detach().numpy(), rtol=0, atol=1e-7)
+    state = them.state[theirs]
+    for moment, name in ((ours.m[p], "state1"), (ours.v[p], "state2")):
+        same = moment.codes == state[name].numpy().reshape(-1)
+        assert same.mean() > 0.95
+    apart = np.abs(p.data - theirs.detach().numpy())
+    assert apart.mean() < 0.01 * lr and apart.max() < lr
+
+
+@pytest.mark.parametrize("block_size", [0, -1, 2.0, True, "256"])
+def test_a_block_size_that_there_is_not(block_size):
+    with pytest.raises(ConfigError, match=r"block_size .* must be a whole number from 1"):
+        AdamW8bit(parameters(), block_size=block_size)
+
+
+# -- in a file
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_paged_is_adamw_bit_for_bit(dtype, tmp_path):
+    plain, paged = AdamW(parameters(dtype)), PagedAdamW(parameters(dtype), folder=tmp_path)
+    steps(plain, 20)
+    steps(paged, 20)
+    for p, q in zip(plain.parameters(), paged.parameters(), strict=True):
+        assert np.array_equal(p.data, q.data)
+        assert np.array_equal(plain.m[p], paged.m[q])
+        assert np.array_equal(plain.v[p], paged.v[q])
+    assert paged.state_bytes == 0
+    assert paged.paged_bytes == plain.state_bytes
+    assert os.listdir(tmp_path) == []  # the file has no name, so nothing is left behind
+
+
+def test_no_room_is_said_in_words(tmp_path):
+    with pytest.raises(ConfigError, match=r"a file of [\d,]+ bytes in .*nowhere.*adamw-8bit"):
+        PagedAdamW(parameters(), folder=tmp_path / "nowhere")
+
+
+# -- all of them
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_going_on_from_a_state_is_going_on(name, tmp_path):
+    whole, first = make(name, parameters()), make(name, parameters())
+    steps(whole, 7)
+    steps(first, 4)
+    saved = {k: v.copy() for k, v in first.state_dict().items()}
+    second = make(name, first.parameters())
+    second.load_state_dict(saved)
+    steps(second, 3, first=4)
+    for p, q in zip(whole.parameters(), second.parameters(), strict=True):
+        assert np.array_equal(p.data, q.data)
+    for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_checkpoint_holds_it(name, tmp_path):
+    model, other = (minilora.Transformer(TINY, seed=3) for _ in range(2))
+    one, two = make(name, model.parameters()), make(name, other.parameters())
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, 97, (4, 12)) for _ in range(4)]
+    for ids in batches[:2]:
+        train_step(model, one, ids, ids)
+    save_checkpoint(tmp_path / "state.safetensors", model, one, History())
+    load_checkpoint(tmp_path / "state.safetensors", other, two)
+    for ids in batches[2:]:
+        assert train_step(model, one, ids, ids) == train_step(other, two, ids, ids)
+
+
+def test_a_state_of_another_optimizer_is_refused():
+    with pytest.raises(ConfigError, match="or of another optimizer"):
+        AdamW(parameters()).load_state_dict(AdamW8bit(parameters()).state_dict())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_eight_examples_are_learnt_by_heart(name):
+    model = minilora.Transformer(TINY, seed=0)
+    ids = np.random.default_rng(0).integers(0, 97, (8, 10))
+    ids[:, 0] = np.arange(8)  # no two begin alike
+    optimizer = make(name, model.parameters(), lr=1e-2)
+    losses = [train_step(model, optimizer, ids, ids, max_grad_norm=1.0) for _ in range(80)]
+    assert losses[0] > 4 and losses[-1] < 0.01
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_groups_schedules_and_threads(name):
+    base = minilora.Transformer(TINY, seed=0)
+    model = minilora.get_peft_model(base, minilora.LoraConfig(8, target_modules="all-linear"))
+    optimizer = make(name, loraplus_groups(model, 1e-3, 16))
+    Schedule("linear", 10).apply(optimizer, 5)
+    assert [g["lr"] for g in optimizer.groups] == pytest.approx([5e-4, 8e-3])
+    ids = np.random.default_rng(0).integers(0, 97, (5, 10))
+    losses = [train_step(model, optimizer, ids, ids, threads=2) for _ in range(3)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_ledger_and_its_prediction(name):
+    model = minilora.Transformer(TINY, seed=0)
+    optimizer = make(name, model.parameters())
+    ids = np.zeros((2, 9), int)
+    with ledger(model, optimizer) as kept:
+        train_step(model, optimizer, ids, ids, threads=1)
+    said = predict(TINY, batch_size=2, length=9, optimizer=name).ledger
+    assert kept.totals == said.totals
+    n = model.n_parameters()
+    bytes_a_number = {"adamw": 8, "adamw-8bit": 2 + 8 / 256, "adamw-paged": 0}[name]
+    assert kept.totals["optimizer"] == pytest.approx(bytes_a_number * n, rel=0.02)
+    assert kept.peak == pytest.approx(said.peak, rel=0.1)  # Python objects count on so small a step
+    assert kept.paged == said.paged == (8 * n if name == "adamw-paged" else 0)
+
+
+def test_a_name_that_there_is_not():
+    with pytest.raises(ConfigError, match="'sgd' is not one of adamw, adamw-8bit, adamw-paged"):
+        make("sgd", parameters())
