@@ -15,6 +15,7 @@ from typing import Any
 
 from minilora.errors import ConfigError
 from minilora.files.atomic import whole_file
+from minilora.method_names import LABELS
 
 FROZEN, TRAINABLE, GRADIENT = "#4D4D4D", "#D55E00", "#005AB5"
 OPTIMIZER, ACTIVATIONS = "#009E73", "#B5539C"
@@ -30,8 +31,18 @@ ROLES = {
     "activations": (ACTIVATIONS, "xx"),
 }
 # method → marker, dash
-METHODS = {"full": ("s", "-"), "lora": ("o", "--")}
-NAMES = {"full": "full", "lora": "LoRA"}
+METHODS: dict[str, tuple[str, Any]] = {
+    "full": ("s", "-"),
+    "lora": ("o", "--"),
+    "qlora": ("D", "-."),
+    "dora": ("P", (0, (5, 1, 1, 1, 1, 1))),
+    "prompt": ("v", ":"),
+    "prefix": ("^", (0, (1, 3))),
+    "adapter": ("X", (0, (7, 3))),
+    "ia3": ("<", (0, (3, 1))),
+    "bitfit": (">", (0, (3, 1, 1, 1))),
+}
+NAMES = LABELS
 # For arms that are no methods: the n-th arm of a figure has the n-th marker and dash.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (7, 3)), (0, (3, 1)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minilora import ops
+from minilora import ops, optim
 from minilora.accounting.counts import Array, Method, arrays, as_key
 from minilora.accounting.estimate import Estimate, estimate
 from minilora.accounting.predict import Flops, predict
@@ -24,7 +24,7 @@ from minilora.config import ModelConfig
 from minilora.errors import ConfigError
 
 ACCOUNTINGS = ("tutorial", "mixed", "exact")
-OPTIMIZERS = ("adamw", "adamw-8bit", "sgd")
+OPTIMIZERS = ("adamw", "adamw-8bit", "adamw-paged", "sgd")
 SHARDS = ("zero1", "zero2", "zero3")
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
@@ -46,7 +46,8 @@ class Plan:
 
     batch_size, length   rows of a step, on each card; tokens in a row; None: 2048, or the context
     dtype                None: bfloat16, for exact float32
-    optimizer            adamw; adamw-8bit: m and v in 8 bits; sgd: neither
+    optimizer            adamw; adamw-8bit: m and v in 8 bits; adamw-paged: both outside of
+                         the card, or of minilora's memory in a file; sgd: neither
     checkpointing        blocks are computed again in backward
     attention_weights    of the estimate: the softmax of every layer is kept
     activations          whether the estimate is made; None: not for tutorial
@@ -77,7 +78,7 @@ class Plan:
                 object.__setattr__(self, name, value)
 
         object.__setattr__(self, "config", as_key(self.config))
-        fill("length", min(2048, self.config.max_positions))
+        fill("length", min(2048, self.config.max_positions - self.method.context))
         fill("dtype", "float32" if self.accounting == "exact" else "bfloat16")
         fill("activations", self.accounting != "tutorial" and not isinstance(self.config, Gpt))
         _check_values(self)
@@ -133,14 +134,15 @@ def _check_together(p: Plan) -> None:
         )
     if p.accounting != "exact":
         return
-    if p.method.name not in ("full", "lora"):
-        raise ConfigError(
-            f"exact is known for full and lora, not for {p.method.name}; choose accounting mixed"
-        )
+    if p.method.quantize:
+        raise ConfigError(f"exact is not known for {p.method.name} yet; choose accounting mixed")
     if p.dtype not in ("float32", "float64"):
         raise ConfigError(f"dtype {p.dtype}: minilora trains in float32, or float64 for checks")
-    if p.optimizer != "adamw":
-        raise ConfigError(f"optimizer {p.optimizer} is none of minilora's: exact is with adamw")
+    if p.optimizer not in optim.OPTIMIZERS:
+        raise ConfigError(
+            f"optimizer {p.optimizer} is none of minilora's: exact is with "
+            f"{', '.join(optim.OPTIMIZERS)}"
+        )
     if p.tokens > MOST_EXACT_LENGTH:
         raise ConfigError(
             f"length {p.length}: exact goes up to {MOST_EXACT_LENGTH:,} tokens in a row; choose "
@@ -203,13 +205,16 @@ def budget(plan: Plan) -> Budget:
     trainable = sum(a.size for a in parts if a.trained)
     total = sum(a.size for a in parts)
     if plan.accounting == "exact":
-        held, needed = _exact(plan)
+        held, needed, paged = _exact(plan)
         trained = trainable * plan.number_bytes
-        return Budget(plan, trainable, total, held, held.weights - trained, trained, None, needed)
+        frozen = held.weights - trained
+        return Budget(plan, trainable, total, held, frozen, trained, None, needed, paged, 2 * paged)
     frozen = sum(weight_bytes(a, plan) for a in parts if not a.trained)
     trained = trainable * plan.number_bytes
     one = Bytes(frozen + trained, trained, _optimizer_bytes(trainable, plan))
+    paged = 8 * trainable if plan.optimizer == "adamw-paged" else 0
     held, host = _on_each_card(one, plan)
+    bus, network = _moved(one, plan)
     about = _estimate(plan)
     return Budget(
         plan,
@@ -220,8 +225,9 @@ def budget(plan: Plan) -> Budget:
         held.weights - held.weights * frozen // one.weights,
         about,
         held.total + (about.total if about else 0),
-        host,
-        *_moved(one, plan),
+        host + paged,
+        bus + 2 * paged,
+        network,
     )
 
 
@@ -240,6 +246,7 @@ def _optimizer_bytes(n: int, plan: Plan) -> int:
     moments = {
         "adamw": 2 * each * n,
         "adamw-8bit": 2 * (n + 4 * _ceil(n, ADAM_8BIT_BLOCK)),
+        "adamw-paged": 0,
         "sgd": 0,
     }
     return master + moments[plan.optimizer]
@@ -285,17 +292,20 @@ def _estimate(plan: Plan) -> Estimate | None:
 
 
 @lru_cache(256)
-def _exact(plan: Plan) -> tuple[Bytes, int]:
+def _exact(plan: Plan) -> tuple[Bytes, int, int]:
+    """What is held, the peak, and what lies in a file."""
     assert isinstance(plan.config, ModelConfig)
     predicted = predict(
         plan.config,
-        lora=plan.method.adapts,
+        peft=plan.method.config,
         batch_size=plan.batch_size,
         length=plan.tokens,
         dtype=np.dtype(plan.dtype),
         checkpointing=plan.checkpointing,
+        optimizer=plan.optimizer,
     )
-    return Bytes(**predicted.ledger.totals), predicted.ledger.peak
+    kept = predicted.ledger
+    return Bytes(**kept.totals), kept.peak, kept.paged
 
 
 def step_flops(plan: Plan) -> Flops | None:
@@ -306,31 +316,40 @@ def step_flops(plan: Plan) -> Flops | None:
     quadratic in the number of whole blocks, one for each remainder. Three short steps tell such a
     quadratic, and any length follows, exactly, without its arrays.
     """
-    if isinstance(plan.config, Gpt) or plan.method.name not in ("full", "lora", "qlora"):
+    if isinstance(plan.config, Gpt):
         return None
     n = plan.tokens - 1  # the last token is only foretold
+    before = plan.method.tokens if plan.method.name == "prompt" else 0  # they ask, too
     first, apart = 1, 1
-    if n > ops.LONG:
-        first, apart = ops.LONG + 1 + (n - ops.LONG - 1) % ops.BLOCK, ops.BLOCK
+    if n + before > ops.LONG:
+        first, apart = ops.LONG + 1 + (n + before - ops.LONG - 1) % ops.BLOCK - before, ops.BLOCK
+        first += -(first // apart) * apart if first < 1 else 0
     steps = [
-        _flops_at(plan.config, plan.method.adapts, first + i * apart, plan.checkpointing)
+        _flops_at(plan.config, plan.method.config, first + i * apart, plan.checkpointing)
         for i in range(3)
     ]
     x = (n - first) // apart
+    # DoRA multiplies B A once a step, however many rows there are: two rows tell how much that is.
+    twice = steps[0]
+    if plan.method.name == "dora":
+        twice = _flops_at(plan.config, plan.method.config, first, plan.checkpointing, 2)
 
-    def at(a: int, b: int, c: int) -> int:  # Newton's: from the first value and the differences
-        return plan.batch_size * (a + x * (b - a) + x * (x - 1) // 2 * (c - 2 * b + a))
+    def at(kind: str) -> int:  # Newton's: from the first value and the differences
+        a, b, c = (getattr(step, kind) for step in steps)
+        once = 2 * a - getattr(twice, kind) if twice is not steps[0] else 0
+        row = a - once + x * (b - a) + x * (x - 1) // 2 * (c - 2 * b + a)
+        return plan.batch_size * row + once
 
     products = ("forward", "backward_through", "backward_weights")
-    return Flops(
-        **{k: at(*(getattr(step, k) for step in steps)) for k in products}, update=steps[0].update
-    )
+    return Flops(**{kind: at(kind) for kind in products}, update=steps[0].update)
 
 
 @lru_cache(64)
-def _flops_at(config: ModelConfig, lora: Any, n: int, checkpointing: bool) -> Flops:
-    """Of one row of n tokens and the one that is only foretold."""
-    return predict(config, lora=lora, length=n + 1, checkpointing=checkpointing).flops
+def _flops_at(config: ModelConfig, peft: Any, n: int, checkpointing: bool, rows: int = 1) -> Flops:
+    """Of rows of n tokens and the one that is only foretold."""
+    return predict(
+        config, peft=peft, batch_size=rows, length=n + 1, checkpointing=checkpointing
+    ).flops
 
 
 def _ceil(n: int, parts: int) -> int:

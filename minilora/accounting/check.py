@@ -14,7 +14,7 @@ from minilora.accounting.ledger import ledger
 from minilora.config import ModelConfig
 from minilora.errors import ConfigError
 from minilora.model import Transformer
-from minilora.optim import AdamW
+from minilora.optim import make
 from minilora.peft import get_peft_model
 from minilora.training import train_step
 
@@ -52,10 +52,10 @@ def check(plan: Plan) -> Check:
             f"machine's {memory / 1e9:.1f} GB; give a smaller model, batch_size or length"
         )
     model: Any = Transformer(plan.config, dtype=np.dtype(plan.dtype))
-    if plan.method.adapts is not None:
-        model = get_peft_model(model, plan.method.adapts)
+    if plan.method.config is not None:
+        model = get_peft_model(model, plan.method.config)
     model.gradient_checkpointing_enable(plan.checkpointing)
-    optimizer = AdamW(model.parameters())
+    optimizer = make(plan.optimizer, model.parameters())
     rng = np.random.default_rng(0)
     ids = rng.integers(0, plan.config.vocab_size, (plan.batch_size, plan.tokens))
     with ledger(model, optimizer) as kept:

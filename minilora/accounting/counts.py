@@ -1,14 +1,14 @@
 """What is there to hold: every array of a model and of what a method adds to it, by its size.
 
-For a Llama with LoRA nobody counts: the library's own model is built out of shadows, and asked.
-Of the methods that are only counted here, each added array stands with its formula.
+For a Llama nobody counts: the library's own model is built out of shadows, and asked. Of GPT-3,
+which is no Llama, each array stands with its formula.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,46 +16,12 @@ from minilora.accounting.presets import Gpt
 from minilora.accounting.shadow import books, shadow
 from minilora.config import ModelConfig
 from minilora.errors import ConfigError
+from minilora.method_names import LORAS
+from minilora.methods import Method
 from minilora.model import Transformer
 from minilora.nn import Linear, arrays_by
-from minilora.peft import LoraConfig, get_peft_model
+from minilora.peft import PeftConfig, get_peft_model
 from minilora.peft.config import find_targets
-
-METHODS = ("full", "lora", "qlora", "prompt", "prefix", "adapter")
-
-
-@dataclass(frozen=True)
-class Method:
-    """How a model is tuned.
-
-    name         full, lora; qlora: the same over a base in 4 bits (arXiv 2305.14314)
-                 prompt: learnt vectors before the text, p·d (arXiv 2104.08691)
-                 prefix: learnt keys and values before those of every layer, 2·L·p·d_kv
-                 (arXiv 2101.00190)
-                 adapter: a bottleneck behind attention and behind the MLP of every layer, each
-                 2dm + m + d (arXiv 1902.00751)
-    lora         settings of lora and qlora
-    tokens       p;  bottleneck  m
-
-    Raises ConfigError for an unknown name and sizes below 1.
-    """
-
-    name: str = "full"
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    tokens: int = 20
-    bottleneck: int = 64
-
-    def __post_init__(self) -> None:
-        if self.name not in METHODS:
-            raise ConfigError(f"method {self.name!r} is not one of {', '.join(METHODS)}")
-        for name in ("tokens", "bottleneck"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} must be a whole number from 1")
-
-    @property
-    def adapts(self) -> LoraConfig | None:
-        """The LoRA settings, if it is one."""
-        return self.lora if self.name in ("lora", "qlora") else None
 
 
 class Array(NamedTuple):
@@ -84,25 +50,20 @@ def as_key(config: ModelConfig | Gpt) -> Any:
 def _arrays(config: ModelConfig | Gpt, method: Method) -> tuple[Array, ...]:
     trained = method.name == "full"
     if isinstance(config, Gpt):
-        return (*_of_gpt(config, trained), *_gpt_lora(config, method), *_added(config, method))
-    lora = method.adapts
-    return (*_of_llama(config, lora, trained), *_added(config, method))
+        of_gpt = _of_gpt(config, trained, bitfit=method.name == "bitfit")
+        return (*of_gpt, *_gpt_lora(config, method), *_gpt_added(config, method))
+    return tuple(_of_llama(config, method.config))
 
 
-def _of_llama(config: ModelConfig, lora: LoraConfig | None, trained: bool) -> list[Array]:
+def _of_llama(config: ModelConfig, peft: PeftConfig | None) -> list[Array]:
     with books(), arrays_by(shadow):
         model: Any = Transformer(config, seed=None)
         matrices = [m.weight for _, m in model.named_modules() if isinstance(m, Linear)]
         linears = {id(W) for W in matrices if W is not model.lm_head.weight}
-        if lora is not None:
-            model = get_peft_model(model, lora)
+        if peft is not None:
+            model = get_peft_model(model, peft)
         return [
-            Array(
-                name,
-                p.size,
-                p.requires_grad if lora is not None else trained,
-                id(p) in linears,
-            )
+            Array(name, p.size, peft is None or p.requires_grad, id(p) in linears)
             for name, p in model.named_parameters()
         ]
 
@@ -115,23 +76,23 @@ def _gpt_matrices(c: Gpt) -> dict[str, tuple[int, int]]:
     return {f"layers.{i}.{name}": shape for i in range(c.n_layers) for name, shape in one.items()}
 
 
-def _of_gpt(c: Gpt, trained: bool) -> list[Array]:
+def _of_gpt(c: Gpt, trained: bool, *, bitfit: bool) -> list[Array]:
     d = c.hidden_size
     found = [
         Array("embed_tokens", c.vocab_size * d, trained),
         Array("positions", c.max_positions * d, trained),
-        Array("norms", (2 * c.n_layers + 1) * 2 * d, trained),
+        Array("norms", (2 * c.n_layers + 1) * 2 * d, trained or bitfit),
     ]
     for path, (n_out, n_in) in _gpt_matrices(c).items():
         found.append(Array(f"{path}.weight", n_out * n_in, trained, linear=True))
-        found.append(Array(f"{path}.bias", n_out, trained))
+        found.append(Array(f"{path}.bias", n_out, trained or bitfit))
     return found
 
 
 def _gpt_lora(c: Gpt, method: Method) -> list[Array]:
-    if method.adapts is None:
+    if method.name not in LORAS:
         return []
-    lora, shapes = method.lora, _gpt_matrices(c)
+    lora, shapes = method.config, _gpt_matrices(c)
     for name in ("modules_to_save", "trainable_token_indices"):
         if getattr(lora, name):
             raise ConfigError(f"{name} is counted for models of the Llama family alone")
@@ -158,14 +119,17 @@ def _gpt_lora(c: Gpt, method: Method) -> list[Array]:
     return found
 
 
-def _added(c: ModelConfig | Gpt, method: Method) -> list[Array]:
-    """What prompt, prefix and bottleneck adapters train; nothing for the others."""
+def _gpt_added(c: Gpt, method: Method) -> list[Array]:
+    """What prompt, prefix, bottleneck adapters and IA³ train; nothing for the others."""
     d, p, m = c.hidden_size, method.tokens, method.bottleneck
     if method.name == "prompt":
         return [Array("prompt", p * d, True)]
     layers = range(c.n_layers)
     if method.name == "prefix":
         return [Array(f"layers.{i}.prefix", 2 * p * kv_size(c), True) for i in layers]
+    if method.name == "ia3":
+        each = 2 * kv_size(c) + 4 * d  # of keys and values, and of the MLP's inner vectors
+        return [Array(f"layers.{i}.ia3", each, True) for i in layers]
     if method.name == "adapter":
         places = ("self_attn", "mlp")
         each = 2 * d * m + m + d

@@ -16,6 +16,7 @@ from typing import Any
 from minilora.accounting.budget import MOST_EXACT_LENGTH, MOST_TOKENS, Budget, Plan, budget
 from minilora.accounting.counts import Method, arrays
 from minilora.errors import ConfigError
+from minilora.method_names import LORAS
 
 GIB = 2**30
 
@@ -91,7 +92,7 @@ def _largest(plan: Plan, card: int) -> dict[str, int | None]:
         limit = MOST_EXACT_LENGTH if plan.accounting == "exact" else MOST_TOKENS
         most = min(plan.config.max_positions, MOST_TOKENS // plan.batch_size, limit)
         found["length"] = search(plan.tokens, 2, most, lambda n: {"length": n})
-    if plan.method.adapts is not None:
+    if plan.method.name in LORAS:
         most = largest_within(lambda r: not _has_rank(plan, r), 0, 1, 1, plan.config.hidden_size)
         found["rank"] = search(1, 1, most, lambda r: {"method": _with_rank(plan.method, r)})
     return found

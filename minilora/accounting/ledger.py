@@ -180,12 +180,16 @@ class Ledger:
             rows.append(_of("weights", name, p.data, p.requires_grad))
             if p in self._reached:
                 rows.append(_of("gradients", name, p.data, True))
-        for p in self._optimizer.parameters():
-            for moment, arrays in (("m", self._optimizer.m), ("v", self._optimizer.v)):
-                rows.append(_of("optimizer", self._names.get(p, ""), arrays[p], True, moment))
+        for p, moment, array in self._optimizer.moments():
+            rows.append(_of("optimizer", self._names.get(p, ""), array, True, moment))
         for each in self._tapes.values():
             rows += each.at_most
         return rows
+
+    @property
+    def paged(self) -> int:
+        """Bytes of moments that lie in a file: they count in no total, as nobody need hold them."""
+        return self._optimizer.paged_bytes
 
     @property
     def totals(self) -> dict[str, int]:
@@ -275,13 +279,14 @@ def owner(array: Any) -> Any:
     """What owns the memory that an array looks into: another array, or a shadow's block."""
     if isinstance(array, Shadow):
         return array.block
-    while type(array.base) is type(array):
+    while type(getattr(array, "base", None)) is type(array):
         array = array.base
     return array
 
 
 def _of(kind: str, path: str, array: Any, trained: bool, name: str = "") -> Entry:
-    return Entry(kind, path, "", name, array.nbytes, tuple(array.shape), str(array.dtype), trained)
+    held_as = getattr(array, "data_type", str(array.dtype))  # of a packed one its format
+    return Entry(kind, path, "", name, array.nbytes, tuple(array.shape), held_as, trained)
 
 
 def activation_bytes(loss: Tensor, model: Any) -> int:

@@ -18,8 +18,8 @@ from minilora.config import ModelConfig
 from minilora.errors import ConfigError
 from minilora.model import Transformer
 from minilora.nn import arrays_by
-from minilora.optim import AdamW
-from minilora.peft import LoraConfig, get_peft_model
+from minilora.optim import make
+from minilora.peft import LoraConfig, PeftConfig, get_peft_model
 from minilora.training import train_step
 
 
@@ -88,6 +88,7 @@ class _Products:
 def predict(
     config: ModelConfig,
     *,
+    peft: PeftConfig | None = None,
     lora: LoraConfig | None = None,
     batch_size: int = 1,
     length: int = 2048,
@@ -96,12 +97,15 @@ def predict(
     accumulate: int = 1,
     checkpointing: bool = False,
     threads: int = 1,
+    optimizer: str = "adamw",
     labels: np.ndarray | None = None,
 ) -> Prediction:
     """A training step of that config, as minilora would take it.
 
-    lora      settings of an adapter; None: all weights are trained
+    peft      settings of an adapter, of whatever method; None: all weights are trained
+    lora      the same, by the name of the method that most of them are of
     threads   that share the rows; with more than one the peak depends on which is how far when
+    optimizer   one of `minilora.optim.OPTIMIZERS`
     length    tokens in a row;  targets   those of them with a label; None: all but the first
 
     labels    (B, T) of a real batch, in the place of batch_size, length and targets
@@ -111,18 +115,20 @@ def predict(
     if labels is None:
         labels = _labels(batch_size, length, length - 1 if targets is None else targets)
     length = labels.shape[1]
-    if length > config.max_positions:
-        raise ConfigError(f"length {length} is above this model's context {config.max_positions}")
+    peft = lora if peft is None else peft
+    room = config.max_positions - getattr(peft, "num_virtual_tokens", 0)
+    if length > room:
+        raise ConfigError(f"length {length} is above this model's context {room}")
     ids = np.zeros_like(labels)
     with books() as account, arrays_by(shadow):
         model: Any = Transformer(config, seed=None, dtype=dtype)
-        if lora is not None:
-            model = get_peft_model(model, lora)
+        if peft is not None:
+            model = get_peft_model(model, peft)
         model.gradient_checkpointing_enable(checkpointing)
-        optimizer = AdamW(model.parameters())
+        chosen = make(optimizer, model.parameters())
         products = _Products(account)
-        with ledger(model, optimizer) as kept, watch(products):
-            train_step(model, optimizer, ids, labels, accumulate=accumulate, threads=threads)
+        with ledger(model, chosen) as kept, watch(products):
+            train_step(model, chosen, ids, labels, accumulate=accumulate, threads=threads)
         flops = Flops(
             products.forward,
             products.through,

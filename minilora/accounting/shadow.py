@@ -283,6 +283,10 @@ def _concatenate(arrays: Sequence[Any], axis: int = 0) -> Shadow:
     return shadow(tuple(shape), arrays[0].dtype)
 
 
+def _split(x: Shadow, cuts: Sequence[int], axis: int = 0) -> list[Shadow]:
+    return [x._view(piece) for piece in np.split(x.layout, cuts, axis)]
+
+
 def _like(shape: Any, dtype: Any = np.float64, **_: Any) -> Shadow:
     return shadow(shape, dtype)
 
@@ -296,6 +300,7 @@ _FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.ones_like: lambda x, dtype=None: shadow(x.shape, dtype or x.dtype),
     np.swapaxes: lambda x, a, b: x.swapaxes(a, b),
     np.concatenate: _concatenate,
+    np.split: _split,
     np.broadcast_to: lambda x, shape: x._view(np.broadcast_to(x.layout, shape)),
     np.shape: lambda x: x.shape,
     np.ndim: lambda x: x.ndim,

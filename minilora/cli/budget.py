@@ -14,29 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from minilora.cli.options import (
     add_json_option,
-    add_lora_options,
-    lora_options,
+    add_method_options,
+    method,
     number,
     print_json,
     say,
     whole,
 )
 from minilora.errors import ConfigError
+from minilora.method_names import METHODS
 
 if TYPE_CHECKING:
     from minilora.accounting.budget import Budget, Plan
 
 EXAMPLE = "minilora budget llama-3-8b --method lora --gpu 24"
 
-_METHODS = ("full", "lora", "qlora", "prompt", "prefix", "adapter")
-# Options that some methods have, and which.
-_OF_METHODS = {
-    "rank": ("lora", "qlora"),
-    "alpha": ("lora", "qlora"),
-    "target_modules": ("lora", "qlora"),
-    "tokens": ("prompt", "prefix"),
-    "bottleneck": ("adapter",),
-}
 # Options that are fields of a plan as they stand.
 _OF_PLANS = (
     "batch_size",
@@ -55,13 +47,9 @@ _OF_PLANS = (
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a name, or the path of a config.json")
     parser.add_argument(
-        "--method", choices=_METHODS, help="default full, or lora where an option of it is given"
+        "--method", choices=METHODS, help="default full, or lora where an option of it is given"
     )
-    add_lora_options(parser)
-    parser.add_argument(
-        "--tokens", type=whole(1), metavar="P", help="of prompt and prefix; default 20"
-    )
-    parser.add_argument("--bottleneck", type=whole(1), metavar="M", help="of adapter; default 64")
+    add_method_options(parser)
     parser.add_argument("--batch-size", type=whole(1), default=1, metavar="N", help="default 1")
     parser.add_argument(
         "--length", type=whole(2), metavar="T", help="tokens in a row; default 2048 or the context"
@@ -77,7 +65,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="default bfloat16; of exact float32",
     )
     parser.add_argument(
-        "--optimizer", choices=("adamw", "adamw-8bit", "sgd"), default="adamw", help="default adamw"
+        "--optimizer",
+        choices=("adamw", "adamw-8bit", "adamw-paged", "sgd"),
+        default="adamw",
+        help="default adamw",
     )
     parser.add_argument(
         "--checkpointing", action="store_true", help="compute each block again in backward"
@@ -160,13 +151,11 @@ def _compared(bills: list[Budget], options: argparse.Namespace) -> None:
     from minilora.cli import budget_words as words
 
     card = int(options.gpu * GIB) if options.gpu else None
+    flops = [step_flops(bill.plan) for bill in bills]
     if not options.json:
-        # Of QLoRA minilora takes no step: it stands here without FLOPs, as prompts do.
-        known = [b.plan.method.name in ("full", "lora") for b in bills]
-        flops = [step_flops(b.plan) if k else None for b, k in zip(bills, known, strict=True)]
         print(words.compared(options.model, bills, flops, card))
         return
-    rows = [words.as_json(options.model, bill, step_flops(bill.plan)) for bill in bills]
+    rows = [words.as_json(options.model, b, f) for b, f in zip(bills, flops, strict=True)]
     for row in rows if card is not None else ():
         row["fit"] = {"card": card, "fits": row["needed"] <= card}
     print_json({"methods": rows})
@@ -174,9 +163,7 @@ def _compared(bills: list[Budget], options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> Plan:
     from minilora.accounting.budget import Plan
-    from minilora.accounting.counts import Method
     from minilora.accounting.presets import preset
-    from minilora.peft import LoraConfig
 
     name = options.method
     if options.compare and name is not None:
@@ -184,26 +171,16 @@ def _plan(options: argparse.Namespace) -> Plan:
     if name is None:
         lora = any(getattr(options, o) is not None for o in ("rank", "alpha", "target_modules"))
         name = "lora" if lora else "full"
-    for option, methods in () if options.compare else _OF_METHODS.items():
-        if getattr(options, option) is not None and name not in methods:
-            raise ConfigError(
-                f"--{option.replace('_', '-')} is for --method {' or '.join(methods)}, "
-                f"not for {name}; leave it out"
-            )
-    o = lora_options(options)
-    method = Method(
-        name,
-        LoraConfig(o["rank"], o["alpha"], o["target_modules"]),
-        options.tokens or 20,
-        options.bottleneck or 64,
-    )
+    chosen = method(name, options, strict=not options.compare)
     accounting = options.accounting or ("exact" if options.check else "mixed")
     fields = {name: getattr(options, name) for name in _OF_PLANS}
-    return Plan(preset(options.model), method, accounting, **fields)
+    return Plan(preset(options.model), chosen, accounting, **fields)
 
 
 def _all_methods(plan: Plan) -> list[Budget]:
     from minilora.accounting.budget import budget
 
-    names = _METHODS[:2] if plan.accounting == "exact" else _METHODS
-    return [budget(replace(plan, method=replace(plan.method, name=name))) for name in names]
+    methods = [replace(plan.method, name=name) for name in METHODS]
+    known = [m for m in methods if plan.accounting != "exact" or not m.quantize]
+    room = plan.config.max_positions - max(m.context for m in known)  # one length for all
+    return [budget(replace(plan, method=m, length=min(plan.tokens, room))) for m in known]

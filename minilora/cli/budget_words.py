@@ -9,6 +9,7 @@ from minilora.accounting.budget import Budget
 from minilora.accounting.check import Check
 from minilora.accounting.fit import GIB, Verdict
 from minilora.accounting.predict import Flops
+from minilora.method_names import LORAS
 from minilora.plots import unit
 
 
@@ -29,7 +30,7 @@ def _heading(model: str, bill: Budget) -> str:
     """Which plan it is, in two lines."""
     plan, (trained, total) = bill.plan, (bill.trainable_parameters, bill.total_parameters)
     how = plan.method.name
-    if plan.method.adapts is not None:
+    if plan.method.name in LORAS:
         targets = plan.method.lora.target_modules
         on = targets if isinstance(targets, str) else ",".join(targets)
         how += f" r={plan.method.lora.r} on {on}"
@@ -79,6 +80,9 @@ def _notes(bill: Budget) -> list[str]:
             f"offloaded: {_human(bill.host)} in the processor's memory, a card; over the bus "
             f"{_human(bill.moved_bus)} a step"
         )
+    elif bill.host:
+        where = "a file" if plan.accounting == "exact" else "the processor's memory"
+        notes.append(f"paged: m and v, {_human(bill.host)}, are in {where}")
     if plan.gpus > 1:
         notes.append(f"over the network {_human(bill.moved_network)} a step, from each card")
     return notes

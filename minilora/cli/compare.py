@@ -1,6 +1,6 @@
-"""Tune the same base fully and with LoRA, and set side by side what it costs, learns and forgets.
+"""Tune the same base by several methods, and set side by side what each costs, learns, forgets.
 
-Writes compare.json, compare.png and the tuned adapter into the output folder.
+Writes compare.json, compare.png and the tuned adapters into the output folder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from typing import Any
 
 from minilora.cli.options import (
     add_json_option,
-    add_lora_options,
+    add_method_options,
     as_base,
-    lora_options,
+    check_method_options,
+    method_options,
     number,
     print_json,
+    rates,
     say,
+    several,
     whole,
 )
+from minilora.method_names import LABELS, METHODS
 
 EXAMPLE = "minilora compare --task rotate-right --rank 4 --replay 0.1"
 
@@ -30,13 +34,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what to learn: sort-descending (default), rotate-right, swap-ends, swap-neighbours, "
         "interleave, mirror or cipher; with smollm2 orders",
     )
-    add_lora_options(parser)
+    parser.add_argument(
+        "--methods",
+        type=several(str),
+        default=("full", "lora"),
+        metavar="NAMES",
+        help=f"which, with commas between; default full,lora; of {', '.join(METHODS)}",
+    )
+    add_method_options(parser)
     parser.add_argument("--steps", type=whole(1), metavar="N", help="default 250, with smollm2 75")
     parser.add_argument(
         "--batch-size", type=whole(1), metavar="N", help="default 64, with smollm2 8"
     )
     parser.add_argument(
         "--lr", type=number(0), help="highest learning rate of LoRA; default 5e-3, 2e-3"
+    )
+    parser.add_argument(
+        "--lr-of",
+        type=rates,
+        default={},
+        metavar="NAME=RATE,…",
+        help="the same of other methods, e.g. prompt=0.1,ia3=0.05; default: a multiple of LoRA's",
     )
     parser.add_argument(
         "--lr-full", type=number(0), help="the same of full tuning; default 1e-3, 5e-5"
@@ -60,9 +78,10 @@ def run(options: argparse.Namespace) -> int:
     from minilora.files.atomic import made_folder
     from minilora.files.json_files import write_json
 
-    fields = ("base", "task", "steps", "batch_size", "lr", "lr_full", "replay", "seed")
-    given = {name: getattr(options, name) for name in fields}
-    settings = Settings(**given, **lora_options(options))
+    check_method_options(options, options.methods)
+    fields = ("base", "task", "methods", "steps", "batch_size", "lr", "lr_full", "lr_of")
+    given = {name: getattr(options, name) for name in (*fields, "replay", "seed")}
+    settings = Settings(**given, **method_options(options))
     with made_folder(options.out) as out:
         report = compare(settings, adapter_folder=out / "adapter", say=say)
         write_json(out / "compare.json", report)
@@ -73,10 +92,12 @@ def run(options: argparse.Namespace) -> int:
         print(table(report))
     interrupted = any(m["interrupted"] for m in report["methods"])
     files = [out / "compare.json", out / "compare.png"]
-    if report["methods"][-1]["method"] == "lora":
-        files.append(out / "adapter")
-    if not interrupted and settings.base == "skills":
-        say("try it:  " + _try(report, out / "adapter"))
+    adapters = [m["method"] for m in report["methods"] if m["method"] != "full"]
+    one = len(settings.methods) - settings.methods.count("full") == 1
+    folders = [out / "adapter" if one else out / "adapter" / name for name in adapters]
+    files += folders
+    if folders and not interrupted and settings.base == "skills":
+        say("try it:  " + _try(report, folders[0]))
     say(f"{'stopped early; ' if interrupted else ''}wrote {', '.join(map(str, files))}")
     return 130 if interrupted else 0
 
@@ -92,7 +113,7 @@ def _try(report: dict[str, Any], adapter: Path) -> str:
 def table(report: dict[str, Any]) -> str:
     """The report as a person reads it: a line a quantity, a column a method."""
     methods = report["methods"]
-    lines = [["", *("full" if m["method"] == "full" else "LoRA" for m in methods)]]
+    lines = [["", *(LABELS[m["method"]] for m in methods)]]
 
     def line(label: str, cell: Any) -> None:
         lines.append([label, *(cell(m) for m in methods)])
@@ -105,9 +126,10 @@ def table(report: dict[str, Any]) -> str:
     line("bytes of the file saved", lambda m: f"{m['file_bytes']:,}")
     first = methods[0]
     line("GFLOP a step", lambda m: f"{_products(m) / 1e9:.2f}")
-    line("  of full", lambda m: f"{_products(m) / _products(first):.2f}")
+    share = f"  of {LABELS[first['method']]}"
+    line(share, lambda m: f"{_products(m) / _products(first):.2f}")
     line("seconds a step, in turns", lambda m: f"{m['step_seconds']:.3f}")
-    line("  of full", lambda m: f"{m['step_seconds'] / first['step_seconds']:.2f}")
+    line(share, lambda m: f"{m['step_seconds'] / first['step_seconds']:.2f}")
     line("new task before", lambda m: _percent(m["new_before"]))
     line("new task after", lambda m: _percent(m["new_after"]))
     if methods[0]["old_before"] is not None:

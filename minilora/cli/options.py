@@ -12,10 +12,11 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from minilora.errors import ConfigError
+from minilora.method_names import LORAS, METHODS
 
 T = TypeVar("T")
 
@@ -200,6 +201,73 @@ def lora_options(options: argparse.Namespace) -> dict[str, Any]:
         "alpha": options.alpha or 2 * rank,
         "target_modules": options.target_modules or ("q_proj", "v_proj"),
     }
+
+
+# Options that only some methods have, and which.
+OF_METHODS = {
+    "rank": LORAS,
+    "alpha": LORAS,
+    "target_modules": LORAS,
+    "dropout": LORAS,
+    "tokens": ("prompt", "prefix"),
+    "bottleneck": ("adapter",),
+}
+
+
+def add_method_options(parser: argparse.ArgumentParser) -> Any:
+    """The knobs of all methods. Returns the group of LoRA's."""
+    group = add_lora_options(parser)
+    parser.add_argument(
+        "--tokens", type=whole(1), metavar="P", help="of prompt and prefix; default 20"
+    )
+    parser.add_argument("--bottleneck", type=whole(1), metavar="M", help="of adapter; default 64")
+    return group
+
+
+def check_method_options(options: argparse.Namespace, methods: Sequence[str]) -> None:
+    """ConfigError if a knob was given that none of these methods has."""
+    for name, those in OF_METHODS.items():
+        if getattr(options, name, None) is not None and not set(those) & set(methods):
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for --method {' or '.join(those)}, not for "
+                f"{', '.join(methods)}; leave it out"
+            )
+
+
+def method_options(options: argparse.Namespace) -> dict[str, Any]:
+    """rank, alpha, target_modules, tokens and bottleneck, with what was not given filled in."""
+    return {
+        **lora_options(options),
+        "tokens": options.tokens or 20,
+        "bottleneck": options.bottleneck or 64,
+    }
+
+
+def method(name: str, options: argparse.Namespace, *, strict: bool = True) -> Any:
+    """A Method with the knobs that were given. ConfigError for one that it has not, if `strict`."""
+    from minilora.methods import Method
+    from minilora.peft import LoraConfig
+
+    if strict:
+        check_method_options(options, (name,))
+    o = method_options(options)
+    dropout = getattr(options, "dropout", None) or 0.0
+    lora = LoraConfig(o["rank"], o["alpha"], o["target_modules"], dropout)
+    return Method(name, lora, o["tokens"], o["bottleneck"])
+
+
+def rates(text: str) -> dict[str, float]:
+    """`prompt=0.1,ia3=0.05`: learning rates by method."""
+    found = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name.strip() not in METHODS or not value:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} must be rates by method, such as prompt=0.1,ia3=0.05; methods are "
+                f"{', '.join(METHODS)}"
+            )
+        found[name.strip()] = number(0)(value)
+    return found
 
 
 def lora_config(options: argparse.Namespace) -> Any:

@@ -1,4 +1,4 @@
-"""Full fine-tuning and LoRA, the same base, the same data: what does each cost, learn, forget?
+"""Full fine-tuning, LoRA and others, one base, one task: what does each cost, learn, forget?
 
 Each method gets a learning rate that suits it. Bytes are measured on a real step, ability on
 questions never seen. At the end the adapter is switched off, and the base must be back, bit for
@@ -13,8 +13,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,20 @@ import numpy as np
 
 import minilora
 from minilora.accounting import Flops, ledger, predict
+from minilora.accounting.counts import arrays
 from minilora.autograd import no_grad
 from minilora.bases import load_base, save_base
 from minilora.data.batches import Batches, collate
 from minilora.errors import ConfigError
 from minilora.experiments.tasks import Task, default_task, load_task
+from minilora.method_names import METHODS
+from minilora.methods import Method, rate
 from minilora.model import ModelConfig, Transformer
 from minilora.optim import AdamW, Schedule
-from minilora.peft import LoraConfig, PeftModel, get_peft_model
-from minilora.peft.lora import check_config
+from minilora.peft import LoraConfig, PeftModel
 from minilora.runtime import keep_memory, n_threads
 from minilora.training import History, train, train_step
 
-METHODS = ("full", "lora")
 _GLANCES = 10
 _TURNS = 9
 
@@ -44,24 +45,39 @@ _TURNS = 9
 class Settings:
     """What to compare. None: as the task is best learnt on its base.
 
+    methods       to compare, in this order
+    rank, alpha, target_modules   of those that are LoRA
+    tokens, bottleneck            of prompt and prefix; of adapter
     lr, lr_full   the highest learning rate of LoRA, and of full fine-tuning
+    lr_of         of other methods, by name
     replay        share of every batch that is old data, in [0, 1)
     """
 
     base: str = "skills"
     task: str | None = None
+    methods: tuple[str, ...] = ("full", "lora")
     rank: int = 8
     alpha: float = 16
     target_modules: str | tuple[str, ...] = ("q_proj", "v_proj")
+    tokens: int = 20
+    bottleneck: int = 64
     steps: int | None = None
     batch_size: int | None = None
     lr: float | None = None
     lr_full: float | None = None
+    lr_of: Mapping[str, float] = field(default_factory=dict)
     replay: float = 0.0
     seed: int = 0
 
-    def lora_config(self) -> LoraConfig:
-        return LoraConfig(self.rank, self.alpha, self.target_modules)
+    def method(self, name: str) -> Method:
+        """One of the methods, with these settings."""
+        lora = LoraConfig(self.rank, self.alpha, self.target_modules)
+        return Method(name, lora, self.tokens, self.bottleneck)
+
+    def rate(self, name: str) -> float:
+        """A method's learning rate, once the settings are filled."""
+        assert self.lr is not None and self.lr_full is not None
+        return self.lr_of.get(name) or rate(name, self.lr, self.lr_full)
 
     def filled(self, task: Task) -> Settings:
         """With the task's own settings where none were given."""
@@ -78,32 +94,36 @@ def compare(
     progress: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Tune both ways, and report: see `README.md` for the fields.
+    """Tune by each method, and report: see `README.md` for the fields.
 
-    adapter_folder   where the tuned adapter is to be kept
+    adapter_folder   where the last method's adapter is to be kept
     say              is told what is being done
 
     Raises ConfigError for settings outside of what is allowed.
     """
     keep_memory()
     check_settings(settings)
-    config = settings.lora_config()
     base = load_base(settings.base)
-    check_config(base, config)
+    methods = [settings.method(name) for name in settings.methods]
+    for method in methods:
+        arrays(base.config, method)  # refuses what this base has not, before anything is tuned
     task = load_task(settings.task or default_task(base), base, seed=settings.seed)
     settings = settings.filled(task)
     before = task.score(base)
     say(f"{settings.base} before tuning: {_ability(before)}")
     rows = []
-    for method in METHODS:
-        model = base if method == METHODS[-1] else load_base(settings.base)
-        row = _run(method, model, task, settings, config, before, adapter_folder, progress)
-        say(f"{method} after tuning: {_ability({k: row[f'{k}_after'] for k in before})}")
+    for method in methods:
+        model = method.load(settings.base)
+        start = task.score(model) if method.quantize else before  # four bits answer otherwise
+        kept = _folder(adapter_folder, method, methods)
+        row = _run(method, model, task, settings, start, kept, progress)
+        after = {name: row[f"{name}_after"] for name in before}
+        say(f"{method.label} after tuning: {_ability(after)}")
         rows.append(row)
         if row["interrupted"]:
             break
     else:
-        for row, seconds in zip(rows, _in_turns(settings, task, config), strict=True):
+        for row, seconds in zip(rows, _in_turns(settings, task, methods), strict=True):
             row["step_seconds"] = seconds
     return {
         "settings": asdict(settings),
@@ -117,27 +137,34 @@ def compare(
     }
 
 
+def _folder(folder: str | Path | None, method: Method, methods: Sequence[Method]) -> Path | None:
+    """Where a method's adapter is kept: in the folder, or, if there are several, in one inside."""
+    if folder is None or method.config is None:
+        return None
+    alone = sum(m.config is not None for m in methods) == 1
+    return Path(folder) if alone else Path(folder) / method.name
+
+
 def _run(
-    method: str,
+    method: Method,
     base: Transformer,
     task: Task,
     s: Settings,
-    config: LoraConfig,
     before: dict[str, float | None],
-    adapter_folder: str | Path | None,
+    kept: Path | None,
     progress: bool,
 ) -> dict[str, Any]:
     """One method, from attaching to the file it leaves."""
     probe, fingerprint = _probe(base, task), weights_hash(base)
-    model: Any = get_peft_model(base, config, seed=s.seed) if method == "lora" else base
-    lr = s.lr if method == "lora" else s.lr_full
-    assert lr is not None and s.batch_size is not None
+    model: Any = method.attach(base, seed=s.seed)
+    lr = s.rate(method.name)
+    assert s.batch_size is not None
     optimizer = AdamW(model.parameters(), lr=lr)
     batches = Batches(task.train, s.batch_size, seed=s.seed, old=task.replay, replay=s.replay)
     trainable, total = model.n_parameters(trainable=True), model.n_parameters()
     history, curve = _tune(method, model, optimizer, batches, task, s, progress)
     row: dict[str, Any] = {
-        "method": method,
+        "method": method.name,
         "lr": lr,
         "trainable_parameters": trainable,
         "total_parameters": total,
@@ -145,9 +172,9 @@ def _run(
         **{f"{k}_after": v for k, v in task.score(model).items()},
         **{f"{k}_adapter_off": None for k in before},
         "base_restored": None,
-        "file_bytes": _saved_bytes(model, adapter_folder),
+        "file_bytes": _saved_bytes(model, kept),
         "step_seconds": statistics.median(history.seconds),
-        "flops": asdict(_flops(method, base.config, config, batches[0][1])),
+        "flops": asdict(_flops(method, base.config, batches[0][1])),
         "losses": history.losses,
         "curve": curve,
         "interrupted": history.interrupted,
@@ -175,12 +202,12 @@ def _books(model: Any, optimizer: AdamW, batch: tuple[np.ndarray, np.ndarray]) -
     return {"bytes": {**kept.totals, "peak": kept.peak}, "timeline": kept.curve()}
 
 
-def _flops(method: str, model: ModelConfig, config: LoraConfig, labels: np.ndarray) -> Flops:
+def _flops(method: Method, model: ModelConfig, labels: np.ndarray) -> Flops:
     """What a step on a batch of these labels multiplies and adds."""
-    return predict(model, lora=config if method == "lora" else None, labels=labels).flops
+    return predict(model, peft=method.config, labels=labels).flops
 
 
-def _in_turns(s: Settings, task: Task, config: LoraConfig) -> list[float]:
+def _in_turns(s: Settings, task: Task, methods: Sequence[Method]) -> list[float]:
     """Seconds of a step by each method, the median of several that take turns.
 
     While each method trains, minutes apart, the machine is busy in different ways.
@@ -188,10 +215,8 @@ def _in_turns(s: Settings, task: Task, config: LoraConfig) -> list[float]:
     assert s.batch_size is not None
     batch = Batches(task.train, s.batch_size, seed=s.seed)[0]
     steps = []
-    for method in METHODS:
-        model: Any = load_base(s.base)
-        if method == "lora":
-            model = get_peft_model(model, config, seed=s.seed)
+    for method in methods:
+        model = method.attach(method.load(s.base), seed=s.seed)
         steps.append(partial(train_step, model, AdamW(model.parameters(), lr=1e-6), *batch))
     times: list[list[float]] = [[] for _ in steps]
     for _ in range(_TURNS + 1):
@@ -203,7 +228,7 @@ def _in_turns(s: Settings, task: Task, config: LoraConfig) -> list[float]:
 
 
 def _tune(
-    method: str,
+    method: Method,
     model: Any,
     optimizer: AdamW,
     batches: Batches,
@@ -227,7 +252,7 @@ def _tune(
         seed=s.seed,
         after_step=glance,
         schedule=Schedule("cosine", total, warmup=total // 20),
-        progress=f"{method:>4} fine-tuning" if progress else None,
+        progress=f"{method.label:>4} fine-tuning" if progress else None,
     )
     return history, curve
 
@@ -247,12 +272,12 @@ def _probe(model: Any, task: Task) -> np.ndarray:
         return model.hidden(collate(task.test[:16])[0]).data
 
 
-def _saved_bytes(model: Any, adapter_folder: str | Path | None) -> int:
+def _saved_bytes(model: Any, kept: Path | None) -> int:
     """Save what one would keep of this method, and count the bytes of its files."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if isinstance(model, PeftModel):
-            folder = Path(adapter_folder or scratch)
+            folder = kept or folder
             model.save_pretrained(folder)
             names = ["adapter_config.json", "adapter_model.safetensors"]
             return sum((folder / name).stat().st_size for name in names)
@@ -266,13 +291,17 @@ def _ability(scores: dict[str, float | None]) -> str:
 
 
 def check_settings(s: Settings) -> None:
-    """ConfigError for numbers that no run can have, before a base is loaded."""
+    """ConfigError for what no run can have, before a base is loaded."""
+    if not s.methods or len(set(s.methods)) < len(s.methods):
+        raise ConfigError(f"methods {s.methods!r} must be some of {', '.join(METHODS)}, each once")
+    for name in s.methods:
+        s.method(name)
     for name in ("steps", "batch_size"):
         value = getattr(s, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value} must be 1 or more")
-    for name in ("lr", "lr_full"):
-        value = getattr(s, name)
+    rates = {"lr": s.lr, "lr_full": s.lr_full, **{f"lr of {k}": v for k, v in s.lr_of.items()}}
+    for name, value in rates.items():
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{name} {value} must be above 0 and finite")
     if not 0 <= s.replay < 1:

@@ -25,6 +25,11 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
         plots.save(fig, path, caption)
 
 
+def _adapted(methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The methods that put something beside the base."""
+    return [m for m in methods if m["method"] != "full"]
+
+
 def targets_text(targets: Any) -> str:
     """Target modules as one writes them on the command line."""
     return targets if isinstance(targets, str) else ",".join(targets)
@@ -55,15 +60,17 @@ def _bytes(ax: Any, methods: list[dict[str, Any]]) -> None:
 
 def _course(ax: Any, methods: list[dict[str, Any]]) -> None:
     courses = [(plots.NAMES[m["method"]], plots.METHODS[m["method"]][1], m) for m in methods]
-    courses += [("LoRA, checkpointing", ":", m["checkpointing"]) for m in methods[1:]]
+    # One of them is enough: what checkpointing leaves is much the same for all adapters.
+    for m in _adapted(methods)[:1]:
+        courses.append((f"{plots.NAMES[m['method']]}, checkpointing", ":", m["checkpointing"]))
     size, unit = plots.unit(max(y for _, _, m in courses for _, y in m["timeline"]))
     for name, dash, m in courses:
         x, y = zip(*m["timeline"], strict=True)
-        ax.plot([100 * v for v in x], [v / size for v in y], dash, color=plots.INK, label=name)
+        ax.plot([100 * v for v in x], [v / size for v in y], linestyle=dash, color=plots.INK, label=name)
     ax.set(xlabel="operations of the step done, %", ylabel=f"held, {unit}", xlim=(0, 100))
     ax.set_ylim(0, ax.get_ylim()[1] * 1.25)
     ax.set_title("The same over the step: forward rises, backward falls")
-    ax.legend(loc="upper right", ncols=3, fontsize=9, columnspacing=1)
+    ax.legend(loc="upper right", ncols=3, fontsize=9 if len(courses) < 4 else 8, columnspacing=1)
 
 
 def _learning(ax: Any, methods: list[dict[str, Any]]) -> None:
@@ -73,7 +80,7 @@ def _learning(ax: Any, methods: list[dict[str, Any]]) -> None:
         ax.plot(
             steps,
             [100 * point["new"] for point in m["curve"]],
-            dash,
+            linestyle=dash,
             marker=marker,
             color=plots.INK,
             markersize=5,
@@ -94,11 +101,12 @@ def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
         old = [scale * point[key] for point in m["curve"]]
         name = plots.NAMES[m["method"]]
         label = name if m["method"] == "full" else f"{name}, adapter on"
-        ax.plot(new, old, dash, color=plots.INK, linewidth=1, alpha=0.6)
+        ax.plot(new, old, linestyle=dash, color=plots.INK, linewidth=1, alpha=0.6)
         ax.plot(new[-1], old[-1], marker, color=plots.INK, markersize=9, label=label)
         ax.plot(new[:-1], old[:-1], marker, color=plots.INK, markersize=3, alpha=0.6)
-    adapted = [m for m in methods if m[f"{key}_adapter_off"] is not None]
-    for m in adapted:
+    for m in _adapted(methods):
+        if m[f"{key}_adapter_off"] is None:
+            continue
         marker, _ = plots.METHODS[m["method"]]
         ax.plot(
             100 * m["new_adapter_off"],
@@ -107,7 +115,7 @@ def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
             markerfacecolor="white",
             color=plots.INK,
             markersize=9,
-            label="LoRA, adapter off = base",
+            label=f"{plots.NAMES[m['method']]}, adapter off = base",
         )
     if text:
         ax.set(ylabel="loss on general text, nats a token (up is worse)")

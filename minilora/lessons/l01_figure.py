@@ -137,7 +137,7 @@ def plan(
 def label(model: str, bill: Budget) -> str:
     """What a bar is called."""
     p = bill.plan
-    how = "full" if p.method.adapts is None else f"LoRA r={p.method.lora.r}"
+    how = "full" if p.method.config is None else f"LoRA r={p.method.lora.r}"
     bits = 4 if p.method.name == "qlora" else 16
     return f"{model}, {how}, {bits} bits\n{p.batch_size} × {p.tokens:,} tokens"
 

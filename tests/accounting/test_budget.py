@@ -17,7 +17,17 @@ from minilora.peft import LoraConfig
 LLAMA = preset("llama-3-8b")
 P = 8_030_261_248
 TINY = ModelConfig(31, 24, 40, 2, 4, n_kv_heads=2, max_positions=64)
+WIDE = replace(TINY, hidden_size=96, intermediate_size=60)
 LORA = Method("lora", LoraConfig(4))
+PREFIX = Method("prefix", tokens=5)
+RELATIVES = [
+    Method("dora", LoraConfig(2)),
+    Method("prompt", tokens=7),
+    PREFIX,
+    Method("adapter", bottleneck=3),
+    Method("ia3"),
+    Method("bitfit"),
+]
 
 
 def gb(n):
@@ -96,12 +106,12 @@ class TestQLoRA:
 
 class TestExact:
     @pytest.mark.parametrize("checkpointing", [False, True])
-    @pytest.mark.parametrize("method", [Method(), LORA])
+    @pytest.mark.parametrize("method", [Method(), LORA, *RELATIVES])
     def test_it_is_the_prediction(self, method, checkpointing):
         plan = Plan(TINY, method, "exact", batch_size=3, length=9, checkpointing=checkpointing)
         bill = budget(plan)
         said = predict(
-            TINY, lora=method.adapts, batch_size=3, length=9, checkpointing=checkpointing
+            TINY, peft=method.config, batch_size=3, length=9, checkpointing=checkpointing
         )
         assert bill.bytes.as_dict() == {
             **said.ledger.totals,
@@ -110,6 +120,18 @@ class TestExact:
         assert bill.needed == said.ledger.peak
         counts = (said.trainable_parameters, said.total_parameters)
         assert (bill.trainable_parameters, bill.total_parameters) == counts
+
+    @pytest.mark.parametrize("optimizer", ["adamw-8bit", "adamw-paged"])
+    def test_an_optimizer_that_holds_less(self, optimizer):
+        plain, less = (
+            budget(Plan(WIDE, Method(), "exact", optimizer=name)) for name in ("adamw", optimizer)
+        )
+        n = plain.trainable_parameters
+        assert plain.bytes.optimizer == 8 * n
+        assert less.bytes.optimizer < (8 * n if optimizer == "adamw-8bit" else 1)
+        assert less.host == (8 * n if optimizer == "adamw-paged" else 0)
+        others = ("weights", "gradients", "activations")
+        assert all(getattr(less.bytes, k) == getattr(plain.bytes, k) for k in others)
 
     def test_float64_is_twice(self):
         one, two = (
@@ -120,8 +142,7 @@ class TestExact:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ({"method": Method("qlora")}, "full and lora"),
-            ({"method": Method("prefix")}, "full and lora"),
+            ({"method": Method("qlora")}, "qlora"),
             ({"dtype": "bfloat16"}, "float32"),
             ({"optimizer": "sgd"}, "sgd"),
             ({"gpus": 2}, "one processor"),
@@ -142,20 +163,20 @@ class TestExact:
 
 class TestFlops:
     @pytest.mark.parametrize("checkpointing", [False, True])
-    @pytest.mark.parametrize("method", [Method(), LORA])
-    @pytest.mark.parametrize("length", [2, 3, 4, 37, 64])
+    @pytest.mark.parametrize("method", [Method(), LORA, *RELATIVES])
+    @pytest.mark.parametrize("length", [2, 3, 4, 37, 57])
     def test_three_short_steps_tell_of_any(self, method, length, checkpointing):
         self.equal(TINY, method, batch_size=5, length=length, checkpointing=checkpointing)
 
     @pytest.mark.parametrize("checkpointing", [False, True])
-    @pytest.mark.parametrize("method", [Method(), LORA])
-    @pytest.mark.parametrize("n", [255, 256, 257, 258, 384, 385, 512, 600, 1000, 1024])
+    @pytest.mark.parametrize("method", [Method(), LORA, Method("prompt", tokens=7), PREFIX])
+    @pytest.mark.parametrize("n", [249, 250, 255, 256, 257, 258, 384, 385, 512, 600, 1000, 1024])
     def test_also_where_attention_goes_in_blocks(self, method, n, checkpointing):
         config = replace(TINY, max_positions=2048)
         self.equal(config, method, batch_size=3, length=n + 1, checkpointing=checkpointing)
 
     def equal(self, config, method, **options):
-        said = predict(config, lora=method.adapts, **options)
+        said = predict(config, peft=method.config, **options)
         assert step_flops(Plan(config, method, **options)) == said.flops
 
     @pytest.mark.parametrize(("long", "block"), [(100, 32), (64, 96)])
@@ -186,8 +207,11 @@ class TestFlops:
         more = sum(getattr(two, k) - getattr(one, k) for k in products)
         assert more == tokens * 2 * 6 * N * r
 
+    def test_more_virtual_tokens_than_a_short_step_has(self):
+        config = replace(TINY, max_positions=1024)
+        self.equal(config, Method("prompt", tokens=600), length=101)
+
     def test_unknown_for_what_is_only_counted(self):
-        assert step_flops(Plan(LLAMA, Method("prompt"))) is None
         assert step_flops(Plan(preset("gpt3-175b"))) is None
 
     def test_a_long_context_takes_no_memory(self):

@@ -70,16 +70,22 @@ class TestSmall:
             "lr_full": 1e-4,
             "replay": 0.4,
             "seed": 7,
+            "methods": ["full", "lora", "ia3"],
+            "tokens": 20,
+            "bottleneck": 64,
+            "lr_of": {"ia3": 0.03},
         }
-        argv = [f"--{name.replace('_', '-')}={value}" for name, value in chosen.items()]
+        given = chosen | {"methods": "full,lora,ia3", "lr_of": "ia3=0.03"}
+        del given["tokens"], given["bottleneck"]
+        argv = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
         report = run("compare", *argv, "--json").json()
         assert report["settings"] == chosen
-        full, lora = report["methods"]
-        assert [len(m["losses"]) for m in (full, lora)] == [3, 3]
-        assert (full["lr"], lora["lr"]) == (1e-4, 1e-3)
+        full, lora, ia3 = report["methods"]
+        assert [len(m["losses"]) for m in (full, lora, ia3)] == [3, 3, 3]
+        assert (full["lr"], lora["lr"], ia3["lr"]) == (1e-4, 1e-3, 0.03)
         attention, mlp = 4 * 4 * (128 + 128), 3 * 4 * (128 + 344)
         assert lora["trainable_parameters"] == 4 * (attention + mlp)
-        settings = json.loads((here / "compare/adapter/adapter_config.json").read_text())
+        settings = json.loads((here / "compare/adapter/lora/adapter_config.json").read_text())
         assert (settings["r"], settings["lora_alpha"]) == (4, 6)
         assert settings["base_model_name_or_path"] == "./mine"
 

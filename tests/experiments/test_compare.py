@@ -11,7 +11,8 @@ from minilora.errors import ConfigError
 from minilora.experiments import compare as experiment
 from minilora.experiments.compare import Settings, check_settings, compare, weights_hash
 from minilora.experiments.tasks import default_task, load_task
-from minilora.peft import PeftModel, get_peft_model
+from minilora.methods import Method
+from minilora.peft import PeftModel
 from minilora.training import train_step
 
 SHORT = Settings(steps=6, batch_size=8, replay=0.25, seed=1)
@@ -140,21 +141,23 @@ def test_the_hash_sees_one_bit_of_one_weight():
 def test_a_base_that_is_not_restored_is_reported(monkeypatch, when):
     """A weight of the base that moves is seen, at whatever moment."""
 
-    def leaky(model, config, **options):
-        peft = get_peft_model(model, config, **options)
+    def leaky(method, model, **options):
+        peft = attach(method, model, **options)
         model.model.norm.weight.requires_grad = True
         return peft
+
+    attach = Method.attach
 
     def spoiling(model, *rest, **how):
         model.model.model.norm.weight.data[3] += 1
         return train_step(model, *rest, **how)
 
     if when == "while training":
-        monkeypatch.setattr(experiment, "get_peft_model", leaky)
+        monkeypatch.setattr(Method, "attach", leaky)
     else:
         monkeypatch.setattr(experiment, "train_step", spoiling)
-    monkeypatch.setattr(experiment, "METHODS", ("lora",))
-    (row,) = compare(Settings(steps=1, batch_size=4), progress=False)["methods"]
+    settings = Settings(methods=("lora",), steps=1, batch_size=4)
+    (row,) = compare(settings, progress=False)["methods"]
     assert row["base_restored"] is False
 
 
@@ -173,6 +176,10 @@ def test_a_base_that_is_not_restored_is_reported(monkeypatch, when):
         ({"batch_size": 0}, "0"),
         ({"lr": -1.0}, r"-1\.0"),
         ({"lr_full": 0.0}, r"0\.0"),
+        ({"methods": ()}, "full, lora, qlora"),
+        ({"methods": ("lora", "lora")}, "each once"),
+        ({"methods": ("lora", "magic")}, "'magic' is not one of full, lora"),
+        ({"lr_of": {"prompt": -1}}, "lr of prompt -1"),
     ],
 )
 def test_settings_that_no_run_has_are_refused_before_anything_is_tuned(settings, says, monkeypatch):

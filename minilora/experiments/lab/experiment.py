@@ -21,6 +21,7 @@ EXPERIMENTS = {
     "forgetting": "minilora.experiments.forgetting",
     "targets": "minilora.experiments.targets",
     "initialisation": "minilora.experiments.initialisation",
+    "relatives": "minilora.experiments.relatives",
     "compare": "minilora.experiments.verdict",
 }
 

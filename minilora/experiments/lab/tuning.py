@@ -18,8 +18,10 @@ from minilora.data.batches import Batches
 from minilora.errors import ConfigError, NonFiniteError
 from minilora.evaluation import exact_match
 from minilora.experiments.tasks import Task, load_task
+from minilora.method_names import LORAS
+from minilora.methods import Method
 from minilora.optim import AdamW, Schedule
-from minilora.peft import LoraConfig, get_peft_model
+from minilora.peft import LoraConfig
 from minilora.peft.loraplus import loraplus_groups
 from minilora.training import History, train
 
@@ -30,9 +32,11 @@ SCALINGS = ("r", "sqrt_r")
 class Setup:
     """Everything that decides a tuning.
 
-    method          "full" or "lora"
+    method          one of `minilora.methods`
     rank, alpha, scaling, target_modules, init, lr_ratio   LoRA's: α/r or α/√r; how A and B
                     start, as LoraConfig's `init_lora_weights`; B's learning rate over A's (LoRA+)
+    tokens          of prompt and prefix;  bottleneck  of adapter
+    quantize        the format of the base's matrices where it is not the method's own choice
     lr              the highest one; it rises over 1/20 of the steps and falls as a cosine
     examples        how many different ones there are to learn from, at most 8,000
     replay          share of every batch that is old data
@@ -47,6 +51,9 @@ class Setup:
     target_modules: str | tuple[str, ...] = ("q_proj", "v_proj")
     init: bool | str = True
     lr_ratio: float = 1.0
+    tokens: int = 20
+    bottleneck: int = 64
+    quantize: str | None = None
     lr: float = 5e-3
     steps: int = 150
     batch_size: int = 64
@@ -67,13 +74,15 @@ class Setup:
     def point(self, **more: Any) -> dict[str, Any]:
         """As JSON says it, and what else belongs to the point.
 
-        LoRA's knobs are left out where the method has none, so that one run is one point.
+        Knobs are left out where the method has none, so that one run is one point.
         """
         values = asdict(self)
-        if self.method != "lora":
-            for name in ("rank", "alpha", "scaling", "target_modules", "init", "lr_ratio"):
+        for names, methods in _KNOBS.items():
+            for name in names if self.method not in methods else ():
                 del values[name]
-        elif not isinstance(self.target_modules, str):
+        if self.quantize is None:
+            del values["quantize"]
+        if not isinstance(values.get("target_modules", ""), str):
             values["target_modules"] = list(self.target_modules)
         return {**values, **more}
 
@@ -89,6 +98,13 @@ class Setup:
         )
 
 
+_KNOBS = {
+    ("rank", "alpha", "scaling", "target_modules", "init", "lr_ratio"): LORAS,
+    ("tokens",): ("prompt", "prefix"),
+    ("bottleneck",): ("adapter",),
+}
+
+
 @lru_cache(maxsize=4)
 def task_of(name: str, seed: int) -> Task:
     """A task with the training data of a seed; validation and test are the same for all seeds."""
@@ -96,13 +112,13 @@ def task_of(name: str, seed: int) -> Task:
 
 
 def model_for(setup: Setup, base: Any = None) -> Any:
-    """The base, with a fresh adapter where the method has one."""
-    base = load_base("skills") if base is None else base
-    if setup.method == "full":
-        return base
-    if setup.method == "lora":
-        return get_peft_model(base, setup.lora_config(), seed=setup.seed)
-    raise ConfigError(f"method {setup.method!r} must be full or lora")
+    """The base as the setup keeps it, with what is trained beside it put there."""
+    lora = setup.lora_config() if setup.method in LORAS else LoraConfig()
+    method = Method(setup.method, lora, setup.tokens, setup.bottleneck)
+    if base is None:
+        format = setup.quantize or method.quantize
+        base = load_base("skills", quantize=format) if format else load_base("skills")
+    return method.attach(base, seed=setup.seed)
 
 
 def optimizer_for(model: Any, setup: Setup) -> AdamW:

@@ -1,0 +1,17 @@
+"""What the methods are called: by itself, so that the command line is quick to start."""
+
+METHODS = ("full", "lora", "qlora", "dora", "prompt", "prefix", "adapter", "ia3", "bitfit")
+# Those that have LoRA's knobs: rank, alpha, target_modules, dropout.
+LORAS = ("lora", "qlora", "dora")
+# method → what people call it
+LABELS = {
+    "full": "full",
+    "lora": "LoRA",
+    "qlora": "QLoRA",
+    "dora": "DoRA",
+    "prompt": "prompt",
+    "prefix": "prefix",
+    "adapter": "adapter",
+    "ia3": "IA³",
+    "bitfit": "BitFit",
+}
