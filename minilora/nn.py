@@ -165,7 +165,9 @@ class Module:
                 raise FormatError(
                     f"weight {name} has shape {array.shape}; this model needs {mine[name].shape}"
                 )
-            mine[name].data = np.ascontiguousarray(array, dtype=mine[name].dtype)
+            if isinstance(array, np.ndarray):
+                array = np.ascontiguousarray(array, dtype=mine[name].dtype)
+            mine[name].data = array
             missing.discard(name)
         if missing:
             raise FormatError(

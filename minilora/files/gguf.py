@@ -65,15 +65,19 @@ class GGUFFile:
         """The shape of each array by name, rows first, as NumPy has it."""
         return {name: entry.shape for name, entry in self._entries.items()}
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What each array is quantized as, by name: Q4_1, Q8_0, …; F32, F16 and BF16 are floats."""
+        kind = self._gguf.GGMLQuantizationType
+        return {name: kind(entry.kind).name for name, entry in self._entries.items()}
+
     def read(self, name: str) -> np.ndarray:
         """The array of that name in float32, its quantization undone.
 
         Besides the result, a few MB are held at any time. Raises FormatError for an array that
         the file has not, and for a kind of quantization that the package cannot undo.
         """
-        if name not in self._entries:
-            raise FormatError(f"{self.path}: holds no array {name!r}")
-        entry = self._entries[name]
+        entry = self._entry(name)
         array = np.empty(entry.shape, np.float32)
         if not array.size:
             return array
@@ -85,12 +89,32 @@ class GGUFFile:
             file.seek(entry.start)
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
-                raw = np.fromfile(file, np.uint8, len(part) * row_bytes)
-                if raw.size != len(part) * row_bytes:
-                    raise damaged(self.path, _KIND, f"it ends inside of {name!r}")
-                raw = raw.reshape(len(part), row_bytes)
+                raw = self._bytes(file, name, len(part) * row_bytes).reshape(len(part), row_bytes)
                 part[:] = self._gguf.quants.dequantize(raw, kind)
         return array
+
+    def raw(self, name: str) -> np.ndarray:
+        """The bytes of the rows of an array as the file has them, (rows, bytes of a row) uint8.
+
+        Raises FormatError for an array that the file has not.
+        """
+        entry = self._entry(name)
+        n_rows = math.prod(entry.shape[:-1])
+        with reading(self.path, _KIND), open(self.path, "rb") as file:
+            file.seek(entry.start)
+            return self._bytes(file, name, entry.n_bytes).reshape(n_rows, -1)
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._entries:
+            raise FormatError(f"{self.path}: holds no array {name!r}")
+        return self._entries[name]
+
+    def _bytes(self, file: BinaryIO, name: str, n: int) -> np.ndarray:
+        """The next n bytes of an array. FormatError if the file has become shorter meanwhile."""
+        raw = np.fromfile(file, np.uint8, n)
+        if raw.size != n:
+            raise damaged(self.path, _KIND, f"it ends inside of {name!r}")
+        return raw
 
 
 class _Header:

@@ -82,14 +82,15 @@ class LinearCrossEntropy(Function):
         for chunk in (slice(i, i + step) for i in range(0, len(x), step)):
             surprise, p = _surprise(x[chunk] @ W.T, wanted[chunk])
             loss += surprise
-            if not (ctx.needs.x or ctx.needs.W):
-                continue
-            dz = _minus_onehot(p, wanted[chunk])
-            dz /= n
-            if dx is not None:
-                dx[chunk] = dz @ W
-            if dW is not None:
-                dW += dz.T @ x[chunk]
+            if ctx.needs.x or ctx.needs.W:
+                dz = _minus_onehot(p, wanted[chunk])
+                dz /= n
+                if dx is not None:
+                    dx[chunk] = dz @ W
+                if dW is not None:
+                    dW += dz.T @ x[chunk]
+                del dz
+            del p  # before the next chunk's logits are made: two chunks need not be there at once
         ctx.save(dx=dx, dW=dW, asked=asked if ctx.needs.x else None)
         return np.asarray(loss / n, x.dtype)
 

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from minilora.autograd import no_grad
-from minilora.bases import load_base, smollm2
+from minilora.bases import load_base, quantize_base, smollm2
+from minilora.bases.quantizing import Quantization
 from minilora.errors import ConfigError, FormatError
 from minilora.files.gguf import GGUFFile
 from minilora.generation import generate
 from minilora.model import ModelConfig, Transformer
+from minilora.quant.linear import packed_weights
 
 gguf = pytest.importorskip("gguf", reason="needs the extra llm")
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra llm")
@@ -68,7 +70,13 @@ def write(path, model, **changes):
         writer.add_uint32(f"tokenizer.ggml.{key}_token_id", i)
     for name, p in model.named_parameters():
         heads = {"q_proj": c.n_heads, "k_proj": c.K}.get(name.split(".")[-2])
-        writer.add_tensor(gguf_name(name), permuted(p.data, heads) if heads else p.data)
+        array = permuted(p.data, heads) if heads else p.data
+        kind = changes.get("kinds", {}).get(name.split(".")[-2])
+        if kind is None:
+            writer.add_tensor(gguf_name(name), array)
+        else:
+            kind = gguf.GGMLQuantizationType[kind]
+            writer.add_tensor(gguf_name(name), gguf.quants.quantize(array, kind), raw_dtype=kind)
     if changes.get("extra"):
         writer.add_tensor(changes["extra"], np.zeros(4, np.float32))
     writer.write_header_to_file()
@@ -93,6 +101,64 @@ def test_a_model_comes_back_from_a_gguf(tmp_path, tied):
     ids = np.random.default_rng(0).integers(0, 260, (2, 20))
     assert np.array_equal(loaded(ids).data, model(ids).data)
     assert loaded.tokenizer.encode("cab 12") == [259, *loaded.tokenizer.encode("b 12")]
+
+
+KINDS = {
+    "embed_tokens": "Q8_0", "lm_head": "Q8_0", "q_proj": "Q4_1", "k_proj": "Q4_0", "v_proj": "Q4_1",
+    "o_proj": "F16", "gate_proj": "Q8_0", "up_proj": "BF16", "down_proj": "Q4_0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_blocks_of_a_gguf_can_be_kept(tmp_path, tied):
+    write(tmp_path / "small.gguf", small(tied), kinds=KINDS)
+    floats = smollm2.from_gguf(tmp_path / "small.gguf")
+    kept = smollm2.from_gguf(tmp_path / "small.gguf", keep_quantized=True)
+    packed = packed_weights(kept)
+    in_blocks = {part for part, kind in KINDS.items() if kind.startswith("Q")}
+    assert {name.split(".")[-2] for name in packed} == in_blocks - ({"lm_head"} if tied else set())
+    assert {W.data_type for W in packed.values()} == {"Q4_0", "Q4_1", "Q8_0"}
+    for name, W in floats.state_dict().items():
+        np.testing.assert_array_equal(np.asarray(kept.state_dict()[name]), W, err_msg=name)
+    assert (kept.lm_head.weight is kept.model.embed_tokens.weight) == tied
+    assert not any(p.requires_grad for p in kept.parameters())
+    ids = np.random.default_rng(0).integers(0, 260, (2, 20))
+    np.testing.assert_allclose(kept(ids).data, floats(ids).data, rtol=0, atol=1e-6)
+    assert kept.loss(ids, ids).item() == pytest.approx(floats.loss(ids, ids).item(), abs=1e-6)
+    assert kept(ids).dtype == np.float32
+
+
+def test_kept_blocks_stand_for_float64_in_checks(tmp_path):
+    write(tmp_path / "small.gguf", small(True), kinds=KINDS)
+    kept = smollm2.from_gguf(tmp_path / "small.gguf", "float64", keep_quantized=True)
+    assert kept(np.array([[1, 2, 3]])).dtype == np.float64
+
+
+def test_blocks_that_are_not_known_are_named(tmp_path):
+    write(tmp_path / "small.gguf", small(True), kinds={"up_proj": "Q5_0"})
+    said = r"blk\.0\.ffn_up\.weight is quantized as Q5_0.*Q4_0, Q4_1, Q8_0 are"
+    with pytest.raises(FormatError, match=said):
+        smollm2.from_gguf(tmp_path / "small.gguf", keep_quantized=True)
+    assert smollm2.from_gguf(tmp_path / "small.gguf").n_parameters() == small(True).n_parameters()
+
+
+def test_a_file_that_became_shorter_is_said_to_be_damaged(tmp_path):
+    write(tmp_path / "small.gguf", small(True), kinds=KINDS)
+    file = GGUFFile(tmp_path / "small.gguf")
+    with open(tmp_path / "small.gguf", "r+b") as short:
+        short.truncate((tmp_path / "small.gguf").stat().st_size - 5000)
+    with pytest.raises(FormatError, match=r"small\.gguf.*it ends inside of '"):
+        [file.raw(name) for name in file.shapes]
+    with pytest.raises(FormatError, match="holds no array 'nothing'"):
+        file.raw("nothing")
+
+
+def test_a_gguf_is_quantized_to_another_format_while_it_is_loaded(tmp_path):
+    write(tmp_path / "small.gguf", small(True))
+    loaded = smollm2.from_gguf(tmp_path / "small.gguf", quantization=Quantization("nf4"))
+    expected = quantize_base(small(True), "nf4")
+    ids = np.random.default_rng(0).integers(0, 260, (2, 20))
+    np.testing.assert_array_equal(loaded(ids).data, expected(ids).data)
 
 
 def test_rows_of_a_head_come_back_into_order():
@@ -233,6 +299,21 @@ def test_texts_come_back_and_hidden_markers_are_left_out(model):
     for text in ("naïve café – 東京 🙂", "   leading\n\n\ttabs  ", "½ ² ٣ 2024-11-25", ""):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.decode(tokenizer.encode("<|im_start|>Hi<|im_end|>")) == "Hi"
+
+
+@real
+@pytest.mark.slow
+def test_its_blocks_kept_are_its_weights_to_the_bit_and_its_logits(model):
+    kept = load_base("smollm2", keep_quantized=True)
+    for name, W in model.state_dict().items():
+        assert np.array_equal(np.asarray(kept.state_dict()[name]), W), name
+    # 98 MB of file, less its vocabulary.
+    assert sum(p.data.nbytes for p in kept.parameters()) == 96_576_768
+    ids = np.random.default_rng(0).integers(0, 49_152, (2, 24))
+    with no_grad():
+        expected, ours = model(ids).data, kept(ids).data
+    assert np.abs(ours - expected).max() < 1e-5 * np.abs(expected).max()
+    assert kept.loss(ids, ids).item() == pytest.approx(model.loss(ids, ids).item(), abs=1e-5)
 
 
 @real
