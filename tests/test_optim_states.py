@@ -1,5 +1,7 @@
 """Moments in 8 bits and in a file: what is held, what comes of it, and going on from a state."""
 
+import errno
+import gc
 import math
 import os
 
@@ -93,12 +95,14 @@ def test_near_bitsandbytes_own():
         ours.step({p: g})
         theirs.grad = torch.tensor(g)
         them.step()
+        state = them.state[theirs]
         if i == 0:
             np.testing.assert_allclose(p.data, theirs.detach().numpy(), rtol=0, atol=1e-7)
-    state = them.state[theirs]
-    for moment, name in ((ours.m[p], "state1"), (ours.v[p], "state2")):
-        same = moment.codes == state[name].numpy().reshape(-1)
-        assert same.mean() > 0.95
+            assert np.array_equal(ours.m[p].scales, state["absmax1"].numpy())
+            np.testing.assert_allclose(ours.v[p].scales, state["absmax2"].numpy(), rtol=3e-7)
+    for moment, i in ((ours.m[p], 1), (ours.v[p], 2)):
+        assert (moment.codes == state[f"state{i}"].numpy().reshape(-1)).mean() > 0.98
+        np.testing.assert_allclose(moment.scales, state[f"absmax{i}"].numpy(), rtol=0.01)
     apart = np.abs(p.data - theirs.detach().numpy())
     assert apart.mean() < 0.01 * lr and apart.max() < lr
 
@@ -107,6 +111,28 @@ def test_near_bitsandbytes_own():
 def test_a_block_size_that_there_is_not(block_size):
     with pytest.raises(ConfigError, match=r"block_size .* must be a whole number from 1"):
         AdamW8bit(parameters(), block_size=block_size)
+
+
+def test_a_gradient_far_below_its_blocks_largest_moves_too_far():
+    """Its v is held as 0, so each step sees that step's gradient alone. AdamW would move by lr."""
+    p, lr, n = Parameter(np.zeros(4096, np.float32)), 1e-3, 200
+    g = np.full(4096, 1e-4, np.float32)
+    g[::256] = 1
+    optimizer = AdamW8bit([p], lr, eps=1e-30)
+    for _ in range(n):
+        before = p.data.copy()
+        optimizer.step({p: g})
+    moved = (before - p.data) / lr
+    np.testing.assert_allclose(moved[::256], 1, rtol=0.02)
+    expected = math.sqrt((1 - 0.999**n) / (1 - 0.999))  # 13.5
+    np.testing.assert_allclose(np.delete(moved, np.s_[::256]), expected, rtol=0.1)
+
+
+def test_a_state_in_other_blocks_is_refused():
+    one, other = AdamW8bit(parameters()), AdamW8bit(parameters(), block_size=255)
+    assert one.state_bytes == other.state_bytes  # so that shapes would not tell
+    with pytest.raises(ConfigError, match="in blocks of 256, not 255; give block_size=256"):
+        other.load_state_dict(one.state_dict())
 
 
 # -- in a file
@@ -131,7 +157,59 @@ def test_no_room_is_said_in_words(tmp_path):
         PagedAdamW(parameters(), folder=tmp_path / "nowhere")
 
 
+def test_a_full_disk_is_said_in_words(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(ConfigError, match=r"there is no room; give another folder"):
+        PagedAdamW(parameters(), folder=tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="only Linux tells")
+def test_the_file_goes_with_the_optimizer_also_after_an_exception(tmp_path):
+    def maps():
+        with open("/proc/self/maps") as file:
+            return sum(str(tmp_path) in line for line in file)
+
+    def fails():
+        optimizer = PagedAdamW(parameters(), folder=tmp_path)
+        steps(optimizer, 1)
+        assert maps() == 1
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle") as caught:
+        fails()
+    del caught
+    gc.collect()
+    assert maps() == 0
+
+
 # -- all of them
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_settings_are_given_as_to_adamw(name):
+    kind = OPTIMIZERS[name]
+    for optimizer in (
+        kind(parameters(), 0.1, (0.8, 0.9), 1e-6, 0.01),
+        make(name, parameters(), lr=0.1, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.01),
+    ):
+        (group,) = optimizer.groups
+        chosen = [group[k] for k in ("lr", "betas", "eps", "weight_decay")]
+        assert chosen == [0.1, (0.8, 0.9), 1e-6, 0.01]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_quadratic_is_brought_to_its_least(name):
+    target = parameters()[0].data
+    p = Parameter(np.zeros(LARGE, np.float32))
+    optimizer, fall = make(name, [p], lr=0.1), Schedule("cosine", 300)
+    for step in range(300):
+        fall.apply(optimizer, step)
+        optimizer.step({p: p.data - target})
+    assert np.abs(p.data - target).max() < 1e-2 < np.abs(target).mean()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -204,6 +282,7 @@ def test_the_ledger_and_its_prediction(name):
     assert kept.totals["optimizer"] == pytest.approx(bytes_a_number * n, rel=0.02)
     assert kept.peak == pytest.approx(said.peak, rel=0.1)  # Python objects count on so small a step
     assert kept.paged == said.paged == (8 * n if name == "adamw-paged" else 0)
+    assert ("of m and v in a file" in kept.table()) == (name == "adamw-paged")
 
 
 def test_a_name_that_there_is_not():

@@ -134,8 +134,6 @@ def _check_together(p: Plan) -> None:
         )
     if p.accounting != "exact":
         return
-    if p.method.quantize:
-        raise ConfigError(f"exact is not known for {p.method.name} yet; choose accounting mixed")
     if p.dtype not in ("float32", "float64"):
         raise ConfigError(f"dtype {p.dtype}: minilora trains in float32, or float64 for checks")
     if p.optimizer not in optim.OPTIMIZERS:
@@ -303,6 +301,7 @@ def _exact(plan: Plan) -> tuple[Bytes, int, int]:
         dtype=np.dtype(plan.dtype),
         checkpointing=plan.checkpointing,
         optimizer=plan.optimizer,
+        quantize=plan.method.quantize,
     )
     kept = predicted.ledger
     return Bytes(**kept.totals), kept.peak, kept.paged

@@ -11,6 +11,7 @@ import numpy as np
 
 from minilora.accounting.budget import Plan, budget
 from minilora.accounting.ledger import ledger
+from minilora.bases.quantizing import quantize_base
 from minilora.config import ModelConfig
 from minilora.errors import ConfigError
 from minilora.model import Transformer
@@ -52,6 +53,8 @@ def check(plan: Plan) -> Check:
             f"machine's {memory / 1e9:.1f} GB; give a smaller model, batch_size or length"
         )
     model: Any = Transformer(plan.config, dtype=np.dtype(plan.dtype))
+    if plan.method.quantize:
+        quantize_base(model, plan.method.quantize)
     if plan.method.config is not None:
         model = get_peft_model(model, plan.method.config)
     model.gradient_checkpointing_enable(plan.checkpointing)

@@ -230,6 +230,8 @@ class Ledger:
         lines = [f"{kind:<12}{nbytes:>16,} bytes" for kind, nbytes in self.totals.items()]
         total = sum(self.totals.values())
         lines += [f"{'total':<12}{total:>16,} bytes", f"{'peak':<12}{self.peak:>16,} bytes"]
+        if self.paged:
+            lines.append(f"{'paged':<12}{self.paged:>16,} bytes, of m and v in a file, in no total")
         if self.resident:
             rest = self.resident - self.peak
             lines.append(

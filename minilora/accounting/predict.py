@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from minilora.accounting.ledger import Ledger, ledger
+from minilora.accounting.packed import pack_shadows
 from minilora.accounting.shadow import books, shadow
 from minilora.autograd import Function, Tensor, watch
 from minilora.config import ModelConfig
@@ -98,6 +99,9 @@ def predict(
     checkpointing: bool = False,
     threads: int = 1,
     optimizer: str = "adamw",
+    quantize: str | None = None,
+    block_size: int = 64,
+    double_quant: bool = True,
     labels: np.ndarray | None = None,
 ) -> Prediction:
     """A training step of that config, as minilora would take it.
@@ -105,9 +109,10 @@ def predict(
     peft      settings of an adapter, of whatever method; None: all weights are trained
     lora      the same, by the name of the method that most of them are of
     threads   that share the rows; with more than one the peak depends on which is how far when
-    optimizer   one of `minilora.optim.OPTIMIZERS`
     length    tokens in a row;  targets   those of them with a label; None: all but the first
-
+    optimizer one of `minilora.optim.OPTIMIZERS`
+    quantize  what the matrices of the layers are packed as, and how, as for `load_base`; None:
+              they are not
     labels    (B, T) of a real batch, in the place of batch_size, length and targets
 
     Raises ConfigError for sizes that the model has not.
@@ -122,6 +127,8 @@ def predict(
     ids = np.zeros_like(labels)
     with books() as account, arrays_by(shadow):
         model: Any = Transformer(config, seed=None, dtype=dtype)
+        if quantize is not None:
+            pack_shadows(model, quantize, block_size, double_quant)
         if peft is not None:
             model = get_peft_model(model, peft)
         model.gradient_checkpointing_enable(checkpointing)

@@ -181,6 +181,5 @@ def _all_methods(plan: Plan) -> list[Budget]:
     from minilora.accounting.budget import budget
 
     methods = [replace(plan.method, name=name) for name in METHODS]
-    known = [m for m in methods if plan.accounting != "exact" or not m.quantize]
-    room = plan.config.max_positions - max(m.context for m in known)  # one length for all
-    return [budget(replace(plan, method=m, length=min(plan.tokens, room))) for m in known]
+    room = plan.config.max_positions - max(m.context for m in methods)  # one length for all
+    return [budget(replace(plan, method=m, length=min(plan.tokens, room))) for m in methods]

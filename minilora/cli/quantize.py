@@ -19,6 +19,7 @@ EXAMPLE = "minilora quantize --base smollm2 --format nf4 --out smollm2-nf4"
 FORMATS = ("nf4", "fp4", "int4", "int4-minmax", "int8", "int8-dynamic")
 # Those that other programs open, in the layout of bitsandbytes.
 SAVED = ("nf4", "fp4")
+BLOCKS_ELSEWHERE = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,20 +75,24 @@ def _write(report: dict[str, Any], model: Any, out: Path) -> None:
     write_json(out / "quantize.json", report)
     draw(report, out / "quantize.png")
     written = f"wrote {out / 'quantize.json'}, {out / 'quantize.png'}"
-    if report["settings"]["data_type"] in SAVED:
+    settings = report["settings"]
+    if settings["data_type"] in SAVED:
         save_base(model, out / "model")
         written += f", {out / 'model'}; it is a base: --base {as_base(str(out / 'model'))}"
+        if settings["block_size"] not in BLOCKS_ELSEWHERE:
+            sizes = ", ".join(map(str, BLOCKS_ELSEWHERE))
+            say(f"only minilora opens the model: blocks of bitsandbytes have {sizes} numbers")
     say(written)
 
 
 def table(report: dict[str, Any]) -> str:
     """The errors by kind and by layer, the bytes, and what the model can do before and after."""
-    rows = [("", "parameters", "MAE", "SNR, dB", "bits")]
+    rows: list[tuple[str, ...]] = [("", "parameters", "MAE", "SNR, dB", "bits")]
     rows += [(row["kind"], *_cells(row)) for row in report["by_kind"]]
     rows += [(f"layer {row['layer']}", *_cells(row)) for row in report["by_layer"]]
     rows += [("all", *_cells(report["total"]))]
     held = report["bytes"]
-    facts = [("", "before", "after")]
+    facts: list[tuple[str, ...]] = [("", "before", "after")]
     for name in ("matrices", "model"):
         facts.append(
             (f"bytes: {name}", f"{held[f'{name}_before']:,}", f"{held[f'{name}_after']:,}")

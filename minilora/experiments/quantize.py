@@ -24,7 +24,7 @@ from minilora.model import Transformer
 from minilora.quant import bits_per_parameter
 from minilora.quant.blockwise import DATA_TYPES, Quantized
 from minilora.quant.levels import levels
-from minilora.quant.linear import layer_matrices
+from minilora.quant.linear import layer_matrices, packed_weights
 from minilora.quant.measuring import RoundingError
 from minilora.quant.packing import unpack
 
@@ -61,8 +61,8 @@ def measure(
     say(f"quantizing {len(matrices)} matrices to {s.data_type}")
     quantize_base(model, s.data_type, block_size=s.block_size, double_quant=s.double_quant)
     rows, used = [], np.zeros(len(levels(s.data_type)), np.int64)
-    for name, p in layer_matrices(model).items():
-        blocks = p.data.blocks
+    for name, packed in packed_weights(model).items():
+        blocks: Any = packed.blocks
         rows.append((name, RoundingError.of(matrices[name], blocks)))
         used += code_counts(blocks)
     say("asking it again")

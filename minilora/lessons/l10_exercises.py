@@ -59,7 +59,7 @@ COUNT = Exercise(
         "rank n on q and v, in a Llama of L layers, C channels, and keys of all heads together "
         "d_kv wide. q is as wide as C.",
         "数出一种方法训练的数：带 n 个虚拟词元的 `'prompt'` 或 `'prefix'`；在注意力之后和 MLP "
-        "之后各有一个瓶颈宽度为 n 的 `'adapter'`；在 q 和 v 上秩为 n 的 `'lora'`。"
+        "之后各有一个瓶颈宽度为 n 的适配器，即 `'adapter'`；在 q 和 v 上秩为 n 的 `'lora'`。"
         "模型是 L 层、C 个通道的 Llama，所有头的键合起来宽 d_kv，q 和 C 一样宽。",
     ),
     pointer=Both(
@@ -67,7 +67,7 @@ COUNT = Exercise(
         "the values, each layer. adapter: W1 (n, C), b1 (n,), W2 (C, n), b2 (C,), twice a layer. "
         "lora: A (n, C) and B (out, n) for each of q and v, each layer.",
         "把数组列出来。prompt：一个 (n, C)。prefix：每层键 (n, d_kv)，值也同样多。"
-        "adapter：W1 (n, C)、b1 (n,)、W2 (C, n)、b2 (C,)，每层两份。"
+        "适配器（adapter）：W1 (n, C)、b1 (n,)、W2 (C, n)、b2 (C,)，每层两份。"
         "lora：每层的 q 和 v 各有 A (n, C) 与 B (out, n)。",
     ),
     stub='''

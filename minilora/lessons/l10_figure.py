@@ -11,47 +11,46 @@ from minilora.errors import ConfigError
 from minilora.experiments.relatives.arms import Row, measured
 from minilora.experiments.relatives.figure import caption, learnt
 
-# What a row of tokens passes in a block, from left to right: its name, where, and how wide.
+# What a row of tokens passes in a block, from left to right, and half of how wide it is drawn.
 _STATIONS = (
-    ("tokens'\nvectors", 0.0, 0.85),
-    ("q, k, v", 1.75, 0.6),
-    ("attention", 3.45, 0.75),
-    ("o", 4.75, 0.3),
-    ("MLP", 7.35, 0.55),
+    ("tokens'\nvectors", 0.75),
+    ("q, k, v", 0.6),
+    ("attention", 0.75),
+    ("o", 0.3),
+    ("adapter", 0.6),
+    ("+", 0.18),
+    ("MLP", 0.5),
+    ("adapter", 0.6),
+    ("+", 0.18),
 )
-_ADAPTERS = (5.75, 8.55)
-_SUMS = (6.55, 9.35)
-_ABOVE = 1.45
+_GAP, _ABOVE = 0.35, 1.45
 
 
 def draw_places(config: ModelConfig, path: str | Path) -> None:
     """One block with the places where each method puts what it trains, with its shapes."""
     C, d_kv = config.hidden_size, config.K * config.D
     above = {
-        0.0: ("prompt", f"P: p × {C}\nonce, below layer 1"),
-        1.75: ("LoRA", f"A: r × {C}, B: out × r\nbeside a matrix"),
-        3.45: ("prefix", f"Kₚ, Vₚ: p × {d_kv} each\nin every layer"),
+        "tokens'\nvectors": ("prompt", f"P: p × {C}\nonce, below layer 1"),
+        "q, k, v": ("LoRA", f"A: r × {C}\nB: out × r"),
+        "attention": ("prefix", f"Kₚ, Vₚ: p × {d_kv}\nin each layer"),
     }
     adapter = f"W₁: m × {C}, b₁: m\nW₂: {C} × m, b₂: {C}"
-    with plots.figure(1, width=9, height=3.3) as (fig, ax):
-        ax.set(xlim=(-1.0, 9.9), ylim=(-1.35, 2.6))
+    with plots.figure(1, width=9, height=3.1) as (fig, ax):
+        right = 0.0
+        for name, half in _STATIONS:
+            x = right + half
+            _box(ax, x, 0, half, name, plots.TRAINABLE if name == "adapter" else plots.FROZEN)
+            if name == "adapter":
+                ax.text(x, -0.45, adapter, ha="center", va="top", fontsize=9)
+            if name in above:
+                _box(ax, x, _ABOVE, 0.6, above[name][0], plots.TRAINABLE)
+                ax.text(x, _ABOVE + 0.45, above[name][1], ha="center", va="bottom", fontsize=9)
+                _arrow(ax, (x, _ABOVE - 0.33), (x, 0.37))
+            if right:
+                _arrow(ax, (right - _GAP, 0), (right, 0))
+            right = x + half + _GAP
+        ax.set(xlim=(-0.5, right), ylim=(-1.25, 2.6))
         ax.set_axis_off()
-        for name, x, half in _STATIONS:
-            _box(ax, x, 0, half, name, plots.FROZEN)
-        for x in _ADAPTERS:
-            _box(ax, x, 0, 0.55, "adapter", plots.TRAINABLE)
-            ax.text(x, -0.62, adapter, ha="center", va="top", fontsize=9, color=plots.INK)
-        for x in _SUMS:
-            _box(ax, x, 0, 0.18, "+", plots.INK)
-        spans = [(x, half) for _, x, half in _STATIONS]
-        spans += [(x, 0.55) for x in _ADAPTERS] + [(x, 0.18) for x in _SUMS]
-        spans.sort()
-        for (x, half), (after, half_after) in zip(spans, spans[1:], strict=False):
-            _arrow(ax, (x + half, 0), (after - half_after, 0))
-        for x, (name, words) in above.items():
-            _box(ax, x, _ABOVE, 0.6, name, plots.TRAINABLE)
-            ax.text(x, _ABOVE + 0.45, words, ha="center", va="bottom", fontsize=9, color=plots.INK)
-            _arrow(ax, (x, _ABOVE - 0.33), (x, 0.37))
         plots.save(fig, path, _places_caption(config), _places_alt(above, adapter))
 
 
@@ -74,7 +73,7 @@ def _places_caption(c: ModelConfig) -> str:
     )
 
 
-def _places_alt(above: dict[float, tuple[str, str]], adapter: str) -> str:
+def _places_alt(above: dict[str, tuple[str, str]], adapter: str) -> str:
     said = ["A block from left to right: tokens' vectors, q, k, v, attention, o, MLP; frozen."]
     where = ("before the tokens' vectors", "beside q and v", "at attention")
     for place, (name, words) in zip(where, above.values(), strict=True):

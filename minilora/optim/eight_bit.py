@@ -5,6 +5,10 @@ A moment's numbers differ in size by many powers of ten, so it is held in the dy
 of its own block only. A step takes some blocks at a time to float32, moves, and puts them back, so
 no moment is ever there in 32 bits as a whole.
 
+What it costs: v below 1.6e-7 of its block's largest is held as 0. That is a gradient below 1/2500
+of the largest, and m still has it; √v̂ is then too small, up to √(1-β₂) of what it should be, and
+the number moves too far, unless ε is the larger.
+
 Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv 2110.02861.
 """
 
@@ -80,12 +84,19 @@ class AdamW8bit(AdamW):
     """
 
     def __init__(
-        self, parameters: Iterable[Any], lr: float = 1e-3, *, block_size: int = BLOCK, **rest: Any
+        self,
+        parameters: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        block_size: int = BLOCK,
     ):
         if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
             raise ConfigError(f"block_size {block_size!r} must be a whole number from 1")
         self.block_size = block_size
-        super().__init__(parameters, lr, **rest)
+        super().__init__(parameters, lr, betas, eps, weight_decay)
 
     def _make_moments(self) -> None:
         for p in self.parameters():
@@ -110,6 +121,19 @@ class AdamW8bit(AdamW):
             v.write(start, v_part)
         if isinstance(W, np.ndarray) and not np.shares_memory(W, p.data):
             p.data[...] = W.reshape(p.shape)  # a parameter whose rows do not lie one after another
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return super().state_dict() | {"block_size": np.array(self.block_size)}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        rest = dict(state)
+        saved = int(rest.pop("block_size", np.array(self.block_size)))
+        if saved != self.block_size:  # codes and scales may be as many as here, all the same
+            raise ConfigError(
+                f"the optimizer's saved state is in blocks of {saved}, not {self.block_size}; "
+                f"give block_size={saved}"
+            )
+        super().load_state_dict(rest)
 
     def arrays(self, p: Parameter) -> dict[str, np.ndarray]:
         m, v = self.m[p], self.v[p]

@@ -28,7 +28,8 @@ from minilora.optim.adamw import AdamW
 class PagedAdamW(AdamW):
     """`AdamW` with m and v in a file without a name, which vanishes with the optimizer.
 
-    folder   where the file is; None: the system's for temporary files
+    folder   where the file is; None: the system's for temporary files. On some systems that one is
+             kept in memory (tmpfs), and then nothing is won: name one on a disk
 
     Raises ConfigError as AdamW, and if the folder has no room for the file.
     """
@@ -37,14 +38,16 @@ class PagedAdamW(AdamW):
         self,
         parameters: Iterable[Any],
         lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
         *,
         folder: str | Path | None = None,
-        **rest: Any,
     ):
         self.folder = folder
         self._map: mmap.mmap | None = None
         self._at: dict[Parameter, tuple[int, int]] = {}
-        super().__init__(parameters, lr, **rest)
+        super().__init__(parameters, lr, betas, eps, weight_decay)
 
     def _make_moments(self) -> None:
         offset = 0

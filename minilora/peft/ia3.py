@@ -33,6 +33,7 @@ from minilora.peft.config import PeftConfig, module_names, target_names
 from minilora.peft.lora import adaptable
 from minilora.peft.matching import ends_in, find_targets, matches
 from minilora.peft.place import Place
+from minilora.quant.linear import unpacked
 
 END = "ia3_l"
 _INNER = ("down_proj",)  # the last matrix of a Llama's MLP
@@ -127,7 +128,7 @@ class IA3Linear(Adapted):
 
     def changed(self, name: str) -> dict[Parameter, np.ndarray]:
         base, factors = self.matrix, self.ia3_l[name].data
-        arrays = {base.weight: self.switch.original(base.weight) * factors}
+        arrays = {base.weight: unpacked(self.switch.original(base.weight)) * factors}
         if base.bias is not None and not self._before(name):
             arrays[base.bias] = self.switch.original(base.bias) * factors[:, 0]
         return arrays

@@ -129,7 +129,7 @@ def _tokens(model: Transformer, config: PromptTuningConfig) -> np.ndarray | None
     if config.prompt_tuning_init != "TEXT":
         return None
     p, tokenizer = config.num_virtual_tokens, model.tokenizer
-    if not isinstance(model.model.embed_tokens.weight.data, np.ndarray):
+    if not isinstance(model.model.embed_tokens.weight.data, np.ndarray | PackedMatrix):
         return np.zeros(p, np.int64)  # a shadow: there are no contents to begin with
     if tokenizer is None:
         raise ConfigError(

@@ -48,6 +48,17 @@ def bits_per_parameter(
     return DATA_TYPES[data_type] + constants * shared / block_size
 
 
+def held_bytes(
+    size: int, data_type: str = "nf4", block_size: int = 64, double_quant: bool = True
+) -> int:
+    """Bytes that an array of that many numbers takes: `Quantized.nbytes`, known beforehand."""
+    check(data_type, block_size)
+    blocks = -(-size // block_size)
+    shared = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if double_quant else 4 * blocks
+    codes = size if DATA_TYPES[data_type] == 8 else -(-size // 2)
+    return codes + (2 if data_type == "int4-minmax" else 1) * shared
+
+
 class Quantized:
     """An array of float32 numbers of which only codes and constants are held. Not to be changed.
 
@@ -134,7 +145,7 @@ class Quantized:
         if self.ndim != 2 or not 0 <= start <= stop <= self.shape[0]:
             raise ShapeError(f"rows {start} to {stop} of an array of shape {self.shape}")
         n = self.shape[1]
-        return self.part(start * n, stop * n).reshape(-1, n)
+        return self.part(start * n, stop * n).reshape(stop - start, n)
 
 
 def quantize(
@@ -165,7 +176,7 @@ def quantize(
     if DATA_TYPES[data_type] == 4:
         codes = pack(codes, levels(data_type).tolist().index(0.0))
     kind = DoubleQuantized.of if double_quant else Constants
-    return Quantized(np.shape(w), data_type, block_size, codes, *map(kind, shared))
+    return Quantized(np.shape(w), data_type, int(block_size), codes, *map(kind, shared))
 
 
 def dequantize(q: Quantized) -> np.ndarray:
@@ -194,8 +205,9 @@ def _below_largest(
 def _between(flat: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes, scales and minimums of int4-minmax: sixteen even levels from minimum to maximum."""
     starts = np.arange(0, len(flat), block_size)
-    low = np.minimum.reduceat(flat, starts) if len(flat) else flat
-    high = np.maximum.reduceat(flat, starts) if len(flat) else flat
+    none = np.empty(0, np.float32)
+    low = np.minimum.reduceat(flat, starts) if len(flat) else none
+    high = np.maximum.reduceat(flat, starts) if len(flat) else none
     with np.errstate(over="ignore"):
         scale = (high - low) / np.float32(15)
     if not np.isfinite(scale).all():

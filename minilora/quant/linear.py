@@ -169,10 +169,13 @@ def spread(array: Any) -> np.ndarray:
 
     Of a packed one those of before it was packed, if they are known.
     """
-    if isinstance(array, PackedMatrix) and array.origin is not None:
+    places = np.arange(0, array.size, max(1, array.size // _SPREAD))
+    if not isinstance(array, PackedMatrix):
+        return array.reshape(-1)[places].astype("<f4")
+    if array.origin is not None:
         return array.origin
-    flat = unpacked(array).reshape(-1)
-    return flat[:: max(1, flat.size // _SPREAD)].astype("<f4")
+    rows, columns = np.divmod(places, array.shape[1])
+    return array[rows][np.arange(len(rows)), columns].astype("<f4")
 
 
 def unpacked(array: Any) -> Any:

@@ -21,6 +21,7 @@ WIDE = replace(TINY, hidden_size=96, intermediate_size=60)
 LORA = Method("lora", LoraConfig(4))
 PREFIX = Method("prefix", tokens=5)
 RELATIVES = [
+    Method("qlora", LoraConfig(2)),
     Method("dora", LoraConfig(2)),
     Method("prompt", tokens=7),
     PREFIX,
@@ -111,7 +112,12 @@ class TestExact:
         plan = Plan(TINY, method, "exact", batch_size=3, length=9, checkpointing=checkpointing)
         bill = budget(plan)
         said = predict(
-            TINY, peft=method.config, batch_size=3, length=9, checkpointing=checkpointing
+            TINY,
+            peft=method.config,
+            quantize=method.quantize,
+            batch_size=3,
+            length=9,
+            checkpointing=checkpointing,
         )
         assert bill.bytes.as_dict() == {
             **said.ledger.totals,
@@ -142,7 +148,6 @@ class TestExact:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ({"method": Method("qlora")}, "qlora"),
             ({"dtype": "bfloat16"}, "float32"),
             ({"optimizer": "sgd"}, "sgd"),
             ({"gpus": 2}, "one processor"),
@@ -176,7 +181,7 @@ class TestFlops:
         self.equal(config, method, batch_size=3, length=n + 1, checkpointing=checkpointing)
 
     def equal(self, config, method, **options):
-        said = predict(config, peft=method.config, **options)
+        said = predict(config, peft=method.config, quantize=method.quantize, **options)
         assert step_flops(Plan(config, method, **options)) == said.flops
 
     @pytest.mark.parametrize(("long", "block"), [(100, 32), (64, 96)])

@@ -9,6 +9,7 @@ from minilora.accounting.check import check, machine_memory
 from minilora.accounting.counts import Method
 from minilora.config import ModelConfig
 from minilora.errors import ConfigError
+from minilora.method_names import METHODS
 from minilora.peft import LoraConfig
 
 TINY = ModelConfig(31, 24, 40, 2, 4, n_kv_heads=2, max_positions=64)
@@ -18,7 +19,11 @@ QWEN = ModelConfig(
 
 
 @pytest.mark.parametrize("config", [TINY, QWEN])
-@pytest.mark.parametrize("method", [Method(), Method("lora", LoraConfig(3))])
+@pytest.mark.parametrize(
+    "method",
+    [Method(name, LoraConfig(3), tokens=5, bottleneck=4) for name in METHODS],
+    ids=METHODS,
+)
 @pytest.mark.parametrize(
     "options", [{}, {"checkpointing": True}, {"dtype": "float64", "batch_size": 1}]
 )

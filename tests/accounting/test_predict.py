@@ -1,16 +1,20 @@
 """A step that was not computed is held against the same step, computed."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minilora.accounting import ledger, predict
+from minilora.bases import quantize_base
 from minilora.config import ModelConfig
 from minilora.errors import ConfigError
 from minilora.model import Transformer
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, get_peft_model
+from minilora.quant import DATA_TYPES
 from minilora.training import train_step
 
 
@@ -20,6 +24,9 @@ def measured(
     """The ledger of a real step of that config, with random weights."""
     checkpointing = how.pop("checkpointing", False)
     model = Transformer(config, dtype=dtype)
+    if packed := how.pop("quantize", None):
+        sizes = {name: how.pop(name) for name in ("block_size", "double_quant") if name in how}
+        quantize_base(model, packed, **sizes)
     if lora is not None:
         model = get_peft_model(model, lora)
     model.gradient_checkpointing_enable(checkpointing)
@@ -62,6 +69,65 @@ def test_it_is_the_ledger_of_the_step_by_kind_and_by_array(
     foretold = predict(config, lora=lora, batch_size=batch_size, length=length, **options)
     assert foretold.ledger.totals == real.totals
     assert sorted(foretold.ledger.entries) == sorted(real.entries)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    configs,
+    loras.filter(lambda lora: lora is not None),
+    st.sampled_from(sorted(DATA_TYPES)),
+    st.integers(1, 80),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 2),
+)
+def test_of_a_base_in_few_bits_it_is_the_ledger_too(
+    config, lora, data_type, block_size, double_quant, checkpointing, threads
+):
+    options = {
+        "quantize": data_type,
+        "block_size": block_size,
+        "double_quant": double_quant,
+        "checkpointing": checkpointing,
+        "threads": threads,
+    }
+    real = measured(config, lora, 2, 7, **options)
+    foretold = predict(config, lora=lora, batch_size=2, length=7, **options)
+    assert foretold.ledger.totals == real.totals
+    assert sorted(foretold.ledger.entries) == sorted(real.entries)
+
+
+def test_qlora_holds_4_127_bits_of_each_number_and_multiplies_as_lora_does():
+    config = ModelConfig(256, 256, 768, 4, 4, 2)
+    lora = LoraConfig(r=4)
+    plain = predict(config, lora=lora, batch_size=2, length=16)
+    packed = predict(config, lora=lora, batch_size=2, length=16, quantize="nf4")
+    in_bits = [e for e in packed.ledger.entries if e.dtype == "nf4"]
+    numbers = sum(math.prod(e.shape) for e in in_bits)
+    assert numbers == 4 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 768 * 256)
+    means = 4 * len(in_bits)
+    bits = 8 * (sum(e.nbytes for e in in_bits) - means) / numbers
+    assert bits == 4 + 8 / 64 + 32 / (64 * 256)
+    assert packed.flops == plain.flops
+    assert packed.total_parameters == plain.total_parameters
+    for kind in ("gradients", "optimizer", "activations"):
+        assert packed.ledger.totals[kind] == plain.ledger.totals[kind]
+
+
+@pytest.mark.parametrize("data_type", ["nf4", "int4-minmax", "int8"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_its_peak_in_few_bits_is_that_of_tracemalloc(data_type, checkpointing):
+    config = ModelConfig(61, 64, 172, 3, 4, 2, tie_word_embeddings=True)
+    options = {"quantize": data_type, "checkpointing": checkpointing, "threads": 1}
+    real = measured(config, LoraConfig(r=4), 16, 96, warm=True, **options)
+    foretold = predict(config, lora=LoraConfig(r=4), batch_size=16, length=96, **options)
+    assert foretold.ledger.totals == real.totals
+    assert foretold.ledger.peak == pytest.approx(real.peak, rel=0.02)
+
+
+def test_full_fine_tuning_of_a_base_in_few_bits_is_refused():
+    with pytest.raises(ConfigError, match=r"trains none|nothing to train|no parameter|trainable"):
+        predict(ModelConfig(8, 8, 8, 1, 1, max_positions=64), length=8, quantize="nf4")
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -64,7 +64,7 @@ class TestText:
         assert table[1][1] == "6,815,744"
         exact = run("budget", "skills", "--compare", "--accounting", "exact").out
         known = [line.split()[0] for line in exact.splitlines()[3:] if line]
-        assert known[: len(METHODS) - 1] == [name for name in METHODS if name != "qlora"]
+        assert known[: len(METHODS)] == list(METHODS)
 
     def test_what_freezing_spares_of_a_step(self, run):
         out = run("budget", "llama-3-8b", "--compare").out
@@ -182,7 +182,6 @@ def test_a_figure(run, here, ending):
         (("llama-3-8b", "--gpus", "0"), ("'0'", "from 1")),
         (("llama-3-8b", "--shard", "zero1"), ("zero1", "gpus 2")),
         (("llama-3-8b", "--shard", "zero4", "--gpus", "2"), ("'zero4'", "zero3")),
-        (("skills", "--accounting", "exact", "--method", "qlora"), ("qlora",)),
         (("skills", "--accounting", "exact", "--optimizer", "sgd"), ("sgd",)),
         (("skills", "--accounting", "mixed", "--check"), ("accounting exact",)),
         (("gpt3-175b", "--accounting", "exact"), ("no Llama",)),

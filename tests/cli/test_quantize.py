@@ -100,6 +100,34 @@ def test_the_model_that_is_written_is_a_base(run, mistake, name):
     assert "already" in line and name in line
 
 
+def test_blocks_that_other_programs_have_not(run):
+    outcome = run("quantize", "--out", "made", "--block-size", 48)
+    assert outcome.status == 0
+    assert outcome.said[-2].startswith("only minilora opens the model: blocks of bitsandbytes have")
+    assert minilora.load_base("made/model").model.layers[0].mlp.up_proj.weight.data.nbytes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("constants", [(), ("--no-double-quant",)])
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_transformers_opens_the_model(run, name, constants):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    functional = pytest.importorskip("bitsandbytes.functional")
+    run("quantize", "--out", "made", "--format", name, *constants)
+    opened = transformers.AutoModelForCausalLM.from_pretrained("made/model", dtype=torch.float32)
+    ours = minilora.load_base("made/model")
+    theirs = opened.model.layers[2].mlp.up_proj.weight
+    np.testing.assert_array_equal(
+        functional.dequantize_4bit(theirs.data, theirs.quant_state).numpy(),
+        np.asarray(ours.model.layers[2].mlp.up_proj.weight.data),
+    )
+    ids = np.arange(12)[None]
+    # With gradients on: without, bitsandbytes takes a kernel that matrices of these sizes break.
+    logits = opened(torch.from_numpy(ids)).logits.detach().numpy()
+    np.testing.assert_allclose(ours(ids).data, logits, rtol=0, atol=1e-4)
+
+
 def test_a_base_without_tokenizer_has_nothing_to_be_asked(run, here):
     model = minilora.load_base("skills")
     model.tokenizer = None

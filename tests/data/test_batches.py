@@ -139,3 +139,69 @@ def test_replay_needs_old_examples_and_training_needs_new_ones():
         Batches(numbered(4), 2, replay=0.1)
     with pytest.raises(DataError, match="no examples to train on"):
         Batches([], 2)
+
+
+def long_and_short(n, seed=0):
+    lengths = np.random.default_rng(seed).lognormal(3, 0.8, n).astype(int) + 2
+    return [Example([i] + [7] * (k - 1), [-100] + [7] * (k - 1)) for i, k in enumerate(lengths)]
+
+
+@given(
+    n=st.integers(1, 40),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+    replay=st.sampled_from([0.0, 0.05, 0.4]),
+)
+@settings(max_examples=50)
+def test_buckets_have_every_example_once_in_an_epoch(n, size, seed, replay):
+    batches = Batches(
+        long_and_short(n), size, seed=seed, bucket=True, old=numbered(5, 1000), replay=replay
+    )
+    new = [i for step in range(60) for i in sorted(whose(batches.rows(step))) if i < 1000]
+    plain = Batches(long_and_short(n), size, seed=seed, old=numbered(5, 1000), replay=replay)
+    in_plain = [i for step in range(60) for i in whose(plain.rows(step)) if i < 1000]
+    assert len(new) == len(in_plain)
+    whole = len(new) // n
+    if whole:
+        # Steps may end within an epoch: what is left over is at most one of each.
+        counts = Counter(new)
+        assert all(whole <= counts[i] <= whole + 1 for i in range(n))
+
+
+def test_buckets_save_padding_and_keep_chance():
+    examples = long_and_short(640)
+    plain, bucketed = Batches(examples, 8), Batches(examples, 8, bucket=True)
+    assert plain.filled() < 0.5 and bucketed.filled() > 0.85
+    # Neither the order of the batches nor who shares one is the same in the next epoch.
+    widths = [[bucketed[step][0].shape[1] for step in range(80 * e, 80 * e + 80)] for e in (0, 1)]
+    assert widths[0] != sorted(widths[0]) and widths[0] != widths[1]
+    companies = [
+        {frozenset(whose(bucketed.rows(step))) for step in range(80 * e, 80 * e + 80)}
+        for e in (0, 1)
+    ]
+    assert len(companies[0] & companies[1]) < 20
+
+
+def test_buckets_depend_on_seed_and_step_alone():
+    examples = long_and_short(50)
+    one, other = (Batches(examples, 6, seed=2, bucket=True) for _ in range(2))
+    for step in (30, 2, 9, 0):
+        for a, b in zip(one[step], other[step], strict=True):
+            assert np.array_equal(a, b)
+    assert whose(one.rows(0)) != whose(Batches(examples, 6, seed=3, bucket=True).rows(0))
+
+
+def test_filled_is_the_share_of_tokens():
+    batches = Batches([Example([1] * 4, [1] * 4), Example([1], [1])], 2)
+    assert batches.filled() == batches.filled(3) == 5 / 8
+
+
+def test_a_run_of_before_has_the_batches_it_had():
+    """Figures and checkpoints rest on this order."""
+    batches = Batches(numbered(11), 4, seed=5, old=numbered(3, 100), replay=0.3)
+    epoch = {e: np.random.default_rng([5, 0, e]).permutation(11) for e in range(3)}
+    step = 7
+    n_old = int(0.3 * 4 * 8) - int(0.3 * 4 * 7)
+    first = 7 * 4 - int(0.3 * 4 * 7)
+    new = [epoch[i // 11][i % 11] for i in range(first, first + 4 - n_old)]
+    assert sorted(i for i in whose(batches.rows(step)) if i < 100) == sorted(new)

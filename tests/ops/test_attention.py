@@ -95,6 +95,46 @@ def test_padding_before_a_row_s_start_is_not_seen():
     assert np.array_equal(attend(q, k, v, start)[:, :, 2:], padded[:, :, 2:])
 
 
+@pytest.mark.parametrize("block", [None, 1, 4])
+@pytest.mark.parametrize("for_all", [0, 2])
+def test_texts_in_one_row_are_as_if_each_were_alone(block, for_all):
+    """Row 0 holds texts of 2, 1 and the rest, row 1 one; places before them are seen by all."""
+    q, k, v = qkv()
+    n = T - for_all
+    start = np.array([[0, 0, 2, 3, 3, 3], [0] * T])[:, :n]
+    y = ops.attention(*map(Tensor, (q, k, v)), start=start, block=block).data
+    assert np.allclose(y[1], attend(q, k, v)[1], rtol=1e-12)
+    assert np.allclose(y[0, :, :for_all], attend(q, k, v)[0, :, :for_all], rtol=1e-12)
+    for first, last in ((0, 2), (2, 3), (3, n)):
+        places = [*range(for_all), *range(for_all + first, for_all + last)]
+        alone = attend(*(a[:1, :, places] for a in (q, k, v)))[0, :, for_all:]
+        assert np.allclose(y[0, :, for_all + first : for_all + last], alone, rtol=1e-12)
+
+
+def test_places_before_the_queries_are_seen_by_every_text():
+    q, k, v = qkv(S=T + 3)
+    start = np.array([[0, 0, 2, 3, 3, 3]] * B)
+    y = attend(q, k, v, start)
+    places = [0, 1, 2, 3 + 3, 3 + 4, 3 + 5]
+    alone = attend(q[:, :, 3:], *(a[:, :, places] for a in (k, v)))
+    assert np.allclose(y[:, :, 3:], alone, rtol=1e-12)
+
+
+def test_no_gradient_flows_from_one_text_to_another():
+    tensors = leaves(qkv())
+    y = ops.attention(*tensors, start=np.array([[0, 0, 0, 3, 3, 3]] * B))
+    dy = np.zeros(y.shape)
+    dy[:, :, 3:] = 1
+    for g in backward(y, dy).values():
+        assert not g[:, :, :3].any() and g[:, :, 3:].any()
+
+
+@pytest.mark.parametrize("shape", [(B + 1,), (B, T + 1), (1, T), (B, 1, T)])
+def test_starts_that_do_not_fit_are_named(shape):
+    with pytest.raises(ShapeError, match=r"start .* does not fit q \(2, 4, 6, 8\); it is \(B,\)"):
+        attend(*qkv(), start=np.zeros(shape, int))
+
+
 def test_padding_is_finite_and_gets_no_gradient_from_tokens():
     tensors = leaves(qkv())
     y = ops.attention(*tensors, start=np.array([0, 2]))

@@ -89,6 +89,18 @@ def test_long_arrays_are_undone_in_pieces_without_a_seam():
     assert np.abs(dequantize(q)[PIECE - 3 : PIECE + 3] - w[PIECE - 3 : PIECE + 3]).max() < 0.6
 
 
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("name", DATA_TYPES)
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (0, 5), (5, 0), (2, 3, 5)])
+def test_arrays_of_any_shape(name, shape, double):
+    w = np.asarray(normal(*shape), np.float32)
+    q = quantize(w, name, 4, double)
+    assert q.shape == shape and dequantize(q).shape == shape
+    assert np.abs(dequantize(q) - w).max(initial=0) < 0.6
+    if len(shape) == 2:
+        assert q.rows(0, shape[0]).shape == shape
+
+
 def test_rows_that_are_not_there_are_refused():
     q = quantize(normal(4, 8))
     for start, stop in [(-1, 2), (3, 2), (0, 5)]:
