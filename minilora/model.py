@@ -242,6 +242,8 @@ class Transformer(Module):
             raise ShapeError(
                 f"ids must be (batch, time), not {ids.shape}; for one text use ids[None]"
             )
+        if start is not None and start.ndim == 2:
+            _check_starts(start, ids.shape)
         self._check_length(ids.shape[1], kv, start)
         return self.model(ids, kv, start)
 
@@ -308,7 +310,8 @@ class Transformer(Module):
                 "least 2 tokens: one to read and one to foretell"
             )
         with _dropout(training, rng):
-            h = self.hidden(ids[:, :-1], start=None if start is None else start[:, :-1])
+            start = None if start is None else np.asarray(start)[:, :-1]
+            h = self.hidden(ids[:, :-1], start=start)
             return self.token_loss(h, labels[:, 1:], n_targets)
 
     def token_loss(self, h: Tensor, labels: np.ndarray, n_targets: int | None) -> Tensor:
@@ -324,6 +327,17 @@ def _later(shape: Any, dtype: Any) -> np.ndarray:
     if isinstance(shape, int):
         return np.empty(shape, dtype)
     return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _check_starts(start: np.ndarray, shape: tuple[int, ...]) -> None:
+    """ShapeError for starts of texts that are not one for each token, at or before it."""
+    if start.shape != shape:
+        raise ShapeError(f"start {start.shape} must have a place for each token of ids {shape}")
+    if start.size and not (start.min() >= 0 and (start <= np.arange(shape[1])).all()):
+        raise ShapeError(
+            "start must say for each token where in its row its text begins: a place from 0 up to "
+            "the token's own"
+        )
 
 
 def _block(layer: Block, rope: dict, kv: Past | None, start: Any, x: Tensor) -> Tensor:

@@ -125,7 +125,9 @@ def test_a_gradient_far_below_its_blocks_largest_moves_too_far():
     moved = (before - p.data) / lr
     np.testing.assert_allclose(moved[::256], 1, rtol=0.02)
     expected = math.sqrt((1 - 0.999**n) / (1 - 0.999))  # 13.5
-    np.testing.assert_allclose(np.delete(moved, np.s_[::256]), expected, rtol=0.1)
+    np.testing.assert_allclose(
+        np.delete(moved, np.s_[::256]), expected, rtol=0.2
+    )  # m is coarse, too
 
 
 def test_a_state_in_other_blocks_is_refused():

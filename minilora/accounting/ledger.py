@@ -281,9 +281,8 @@ def owner(array: Any) -> Any:
     """What owns the memory that an array looks into: another array, or a shadow's block."""
     if isinstance(array, Shadow):
         return array.block
-    while type(getattr(array, "base", None)) is type(array):
-        array = array.base
-    return array
+    below = getattr(array, "base", None)
+    return owner(below) if type(below) is type(array) else array
 
 
 def _of(kind: str, path: str, array: Any, trained: bool, name: str = "") -> Entry:

@@ -17,13 +17,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from peft import PeftModel
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 FILES = Path(__file__).with_name(Path(__file__).stem + "-files")
-RUN = {}
+RUN: dict = {}
 
 
 def read_options():
@@ -31,7 +31,8 @@ def read_options():
     parser.add_argument("--base", default=RUN["base"] or FILES / "base", help="a model's folder")
     parser.add_argument("--steps", type=int, default=RUN["steps"], help="stop after so many")
     parser.add_argument("--out", default="tuned", help="folder for what was tuned")
-    parser.add_argument("--log", metavar="FILE.json", help="write the loss of every step")
+    # torchrun takes --log for its own, wherever it stands; --losses reaches this script.
+    parser.add_argument("--log", "--losses", metavar="FILE.json", help="write each step's loss")
     parser.add_argument(
         "--rows-at-once",
         type=int,
@@ -81,7 +82,7 @@ def collate(rows, device):
 def summed_loss(model, rows, device):
     ids, labels = collate(rows, device)
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
-    return F.cross_entropy(
+    return cross_entropy(
         logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
     )
 
@@ -106,6 +107,16 @@ def one_step(accelerator, model, optimizer, batch, rows_at_once):
     optimizer.step()
     optimizer.zero_grad()
     return accelerator.reduce(total, "sum").item()
+
+
+def save(model, options):
+    if RUN["method"] == "lora":
+        # Otherwise PEFT asks the hub about the vocabulary of a base that is called as ours is.
+        model.save_pretrained(options.out, save_embedding_layers=False)
+    else:
+        model.save_pretrained(options.out)
+        for file in Path(options.base).glob("tokenizer*"):
+            shutil.copy(file, options.out)
 
 
 def main():
@@ -133,10 +144,7 @@ def main():
         losses.append(loss)
         accelerator.print(f"step {step + 1}  loss {loss:.4f}", flush=True)
     if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(options.out)
-        if RUN["method"] == "full":
-            for file in Path(options.base).glob("tokenizer*"):
-                shutil.copy(file, options.out)
+        save(accelerator.unwrap_model(model), options)
         if options.log:
             Path(options.log).write_text(json.dumps(losses) + "\n")
     accelerator.wait_for_everyone()

@@ -64,13 +64,22 @@ def quantize_base(
 ) -> Transformer:
     """Quantize the matrices in the layers of a model that is at hand, in place, and freeze it.
 
-    Raises ConfigError for an unknown format, and for a model that is quantized already.
+    Raises ConfigError for an unknown format, and for a model that is quantized already or has
+    adapters.
     """
     how = Quantization(data_type, block_size, double_quant)
     refuse_packed(model, f"quantize to {data_type}")
-    for name, p in layer_matrices(model).items():
+    matrices = layer_matrices(model)
+    besides = [name for name in matrices if not _MATRIX.fullmatch(name)]
+    if besides:
+        raise ConfigError(
+            f"{besides[0]} is no matrix of a plain base: quantize the base first, and put adapters "
+            "beside it then"
+        )
+    for name, p in matrices.items():
         p.requires_grad = False
-        p.data = how.pack(name, p.data, p.dtype)
+        packed: Any = how.pack(name, p.data, p.dtype)
+        p.data = packed
     model.requires_grad_(False)
     return model
 

@@ -160,6 +160,7 @@ def weights_of(
             raise FormatError(f"{file.path}: holds an array {name!r}, which a Llama has not")
         layer, part = known["layer"], known["part"]
         n_heads = heads.get(part)
+        array: Any
         if packed_for is None or kinds[name] in _FLOATS:
             array = file.read(name)
             array = array if n_heads is None else unpermuted(array, n_heads)

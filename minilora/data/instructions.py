@@ -119,10 +119,11 @@ def example_of(
         stop_ids=frozenset(tokenizer.stop_ids) if in_chat else (),
         last_only=mask == "last",
     )
-    end = 1 + max((t for t, label in enumerate(labels) if label != IGNORE), default=-1)
-    if end == 0:
-        raise DataError("the base's chat template shows nothing of what the assistant says")
-    ids, labels = ids[:end], labels[:end]
+    if in_chat:
+        end = 1 + max((t for t, label in enumerate(labels) if label != IGNORE), default=-1)
+        if end == 0:
+            raise DataError("the base's chat template shows nothing of what the assistant says")
+        ids, labels = ids[:end], labels[:end]
     if not in_chat or ids[-1] not in tokenizer.stop_ids:
         # Without an end it would never learn to stop; some chat templates close with plain text.
         ids, labels = [*ids, tokenizer.end_id], [*labels, tokenizer.end_id]

@@ -8,28 +8,22 @@
     base     chat if the base has a chat template, else plain
 
 A model that was tuned on one form of text and is asked in another one answers as if it had not been
-tuned. So what was used is written beside the adapter (`save_template`) and read again where it is
-used (`template_of`); at both ends `Template.prompt` is the same function.
+tuned. So what was used is written beside the adapter and read again where it is used
+(`template_files.py`); at both ends `Template.prompt` is the same function.
 """
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from minilora.data.chat import ROLES, ChatTemplate
+from minilora.data.chat import ROLES
 from minilora.data.rows import as_row
 from minilora.data.tokenizers import Tokenizer
 from minilora.errors import ConfigError, DataError, FormatError
-from minilora.files.atomic import locate
-from minilora.files.json_files import read_json, write_json
 
 NAMES = ("plain", "alpaca", "chat")
 CHOICES = ("own", "base", *NAMES)
-FILE = "minilora_template.json"
 
 # The text of a row in pieces, each with whether it is an answer: given, answered, given, …
 Pieces = Iterator[tuple[str, bool]]
@@ -195,59 +189,6 @@ def has_chat(tokenizer: Tokenizer) -> bool:
     except (DataError, FormatError):
         return True  # one that does not like this conversation
     return True
-
-
-def save_template(folder: str | os.PathLike[str], name: str, tokenizer: Tokenizer) -> None:
-    """Write into an adapter's folder in which template its examples were.
-
-    name: one of NAMES; "mixed" (examples of several forms) is written as "own".
-    """
-    said: dict[str, Any] = {"template": "own" if name == "mixed" else name}
-    source = getattr(tokenizer, "chat_template", None)
-    if name != "plain" and name != "alpaca" and source:
-        said["chat_template"] = source
-    write_json(Path(folder) / FILE, said)
-
-
-def template_of(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> Template | None:
-    """The template in which the examples of an adapter were; None if its folder does not say.
-
-    Its own chat template is used if the base has another one now, with a warning.
-
-    Raises FormatError for a file that says something else.
-    """
-    path = locate(folder, FILE)
-    if not path.is_file():
-        return None
-    said = read_json(path)
-    name, source = said.get("template"), said.get("chat_template")
-    if name not in ("own", *NAMES) or not isinstance(source, str | None):
-        raise FormatError(
-            f"{path}: 'template' is one of {', '.join(NAMES)}, own, and 'chat_template' text; "
-            "tune again, or remove the file"
-        )
-    if source is None or source == getattr(tokenizer, "chat_template", None):
-        return template(name, tokenizer)
-    warnings.warn(
-        f"{folder} was trained with another chat template than this base has; its own is used",
-        stacklevel=2,
-    )
-    own = ChatTemplate(source, getattr(tokenizer, "special_tokens", None))
-    chat = Chat(own.render, source)
-    return chat if name == "chat" else Own(chat)
-
-
-def differs(used: str, trained: Template | None) -> str | None:
-    """What to tell a person who asks in one template an adapter that was trained in another.
-
-    used: one of NAMES. None if there is nothing to tell.
-    """
-    if trained is None or trained.name in (used, "own"):
-        return None
-    return (
-        f"the adapter was trained with --template {trained.name} and is asked with {used}: it may "
-        f"answer as if it had not been trained; ask it with {trained.name}"
-    )
 
 
 def _messages(row: Mapping[str, Any] | str) -> Sequence[Mapping[str, str]]:

@@ -14,6 +14,7 @@ from minilora.files.narrow import bfloat16_bits, widened
 from minilora.peft import LoraLinear, PeftModel
 from minilora.peft.adapted import own, plain_path
 from minilora.peft.folder import PREFIX
+from minilora.quant.linear import PackedMatrix, unpacked
 
 # The share of entries that a merge may fail to move before it is said.
 SWALLOWED = 0.5
@@ -36,13 +37,19 @@ def weights_not_finite(model: Any) -> Said:
     adapters = getattr(model, "peft_config", ())
     beside = {p for name in adapters for p in parts(model, name)}
     weights = {n: p.data for n, p in model.named_parameters() if p not in beside}
-    bad = [name for name, array in weights.items() if not np.isfinite(array).all()]
+    bad = [name for name, array in weights.items() if not _is_finite(array)]
     if bad:
         yield (
             f"NaN or infinity in {some(bad, len(weights), 'weights')} of the base",
             "Load the base again; if it was tuned or merged to this, do that with a lower "
             "learning rate, or in a wider type than float16",
         )
+
+
+def _is_finite(array: Any) -> bool:
+    if isinstance(array, PackedMatrix):
+        return all(np.isfinite(piece).all() for _, piece in array.pieces())
+    return bool(np.isfinite(array).all())
 
 
 def none_in_use(model: Any) -> Said:
@@ -174,7 +181,7 @@ def merge_swallowed(model: Any, dtype: str | None = None) -> Said:
 def _matrix(layer: LoraLinear) -> np.ndarray:
     """W, also while an adapter is merged into it."""
     plain: Any = own(layer)
-    return layer.switch.original(plain.weight)
+    return unpacked(layer.switch.original(plain.weight))
 
 
 def narrowest(arrays: list[np.ndarray]) -> str:

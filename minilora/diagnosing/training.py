@@ -105,12 +105,12 @@ def gradient_does_not_arrive(model: Any, batch: Any) -> Said:
 
     While B is zero, A's gradient is, too, and the other way round; that is not meant.
     """
-    ids, labels = map(np.asarray, batch)
+    labels = np.asarray(batch[1])
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
     if not trainable or not (labels[:, 1:] != IGNORE).any():
         return
     try:
-        loss, gradients = loss_and_gradients(model, ids, labels)
+        loss, gradients = loss_and_gradients(model, *batch)
         check_finite(model, loss, gradients, step=1)
     except TapeError:
         loss, gradients = 0.0, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
         + ", ".join(f"{plots.NAMES[m['method']]} lr {m['lr']:g}" for m in report["methods"])
         + f", replay {s['replay']:.0%}, seed {s['seed']}"
     )
+    caption = textwrap.fill(caption, 170)
     with plots.figure(2, rows=2, width=11, height=7.6) as (fig, axes):
         _bytes(axes[0, 0], report["methods"])
         _course(axes[0, 1], report["methods"])
@@ -53,8 +55,8 @@ def _bytes(ax: Any, methods: list[dict[str, Any]]) -> None:
             )
         )
     plots.stacked_bars(ax, rows)
-    ax.set_ylim(len(rows) - 0.4, -1.35)
-    ax.legend(loc="upper left", ncols=2, fontsize=9, handlelength=1.4, columnspacing=1)
+    ax.set_ylim(len(rows) - 0.4, -0.45 - 0.45 * len(rows))  # the legend stands above the bars
+    ax.legend(loc="upper left", ncols=3, fontsize=9, handlelength=1.4, columnspacing=1)
     ax.set_title("Memory of a training step, by kind")
 
 
@@ -89,7 +91,7 @@ def _learning(ax: Any, methods: list[dict[str, Any]]) -> None:
     ax.axhline(90, color=plots.FAINT, linewidth=0.8, zorder=0)
     ax.set(xlabel="step", ylabel="new task, exactly right, %", ylim=(-4, 104))
     ax.set_title("Learning (validation)")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", ncols=1 if len(methods) < 4 else 2)
 
 
 def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
@@ -100,11 +102,11 @@ def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
         new = [100 * point["new"] for point in m["curve"]]
         old = [scale * point[key] for point in m["curve"]]
         name = plots.NAMES[m["method"]]
-        label = name if m["method"] == "full" else f"{name}, adapter on"
+        label = name if m["method"] == "full" or len(methods) > 3 else f"{name}, adapter on"
         ax.plot(new, old, linestyle=dash, color=plots.INK, linewidth=1, alpha=0.6)
         ax.plot(new[-1], old[-1], marker, color=plots.INK, markersize=9, label=label)
         ax.plot(new[:-1], old[:-1], marker, color=plots.INK, markersize=3, alpha=0.6)
-    for m in _adapted(methods):
+    for m in _adapted(methods)[:1]:  # off, all of them are the base
         if m[f"{key}_adapter_off"] is None:
             continue
         marker, _ = plots.METHODS[m["method"]]
@@ -115,7 +117,7 @@ def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
             markerfacecolor="white",
             color=plots.INK,
             markersize=9,
-            label=f"{plots.NAMES[m['method']]}, adapter off = base",
+            label="adapter off = base",
         )
     if text:
         ax.set(ylabel="loss on general text, nats a token (up is worse)")
@@ -123,4 +125,4 @@ def _forgetting(ax: Any, methods: list[dict[str, Any]]) -> None:
         ax.set(ylabel="old skills, exactly right, %", ylim=(-4, 104))
     ax.set(xlabel="new task, exactly right, %", xlim=(-4, 104))
     ax.set_title("Learned against forgotten (validation)")
-    ax.legend(loc="best", fontsize=9)
+    ax.legend(loc="best", fontsize=9, ncols=1 if len(methods) < 4 else 2)

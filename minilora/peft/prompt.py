@@ -36,6 +36,7 @@ from minilora.peft.virtual import (
     check_room,
     each_row,
 )
+from minilora.quant.linear import PackedMatrix
 
 END = "prompt_embeddings"
 

@@ -35,9 +35,10 @@ _SPREAD = 256
 class Blocks(Protocol):
     """What a matrix is packed in: its own formats' (`quantize`), or a GGUF's (`StoredBlocks`)."""
 
-    shape: tuple[int, int]
     data_type: str
 
+    @property
+    def shape(self) -> tuple[int, ...]: ...
     @property
     def nbytes(self) -> int: ...
     def rows(self, start: int, stop: int) -> np.ndarray: ...
@@ -61,7 +62,8 @@ class PackedMatrix:
 
     def __init__(self, blocks: Blocks, dtype: Any = np.float32, origin: np.ndarray | None = None):
         self.blocks, self.dtype, self.origin = blocks, np.dtype(dtype), origin
-        self.shape, self.data_type = tuple(blocks.shape), blocks.data_type
+        n_out, n_in = blocks.shape
+        self.shape, self.data_type = (n_out, n_in), blocks.data_type
 
     @property
     def size(self) -> int:
@@ -187,9 +189,8 @@ def unpacked(array: Any) -> Any:
 
 def packed_weights(model: Module) -> dict[str, PackedMatrix]:
     """name → each weight of which only the bits are held."""
-    return {
-        name: p.data for name, p in model.named_parameters() if isinstance(p.data, PackedMatrix)
-    }
+    held: dict[str, Any] = model.state_dict()
+    return {name: array for name, array in held.items() if isinstance(array, PackedMatrix)}
 
 
 def unpack_weights(model: Module) -> None:

@@ -245,3 +245,16 @@ def test_training_goes_on_with_packed_rows_where_it_stopped(tiny, tmp_path):
 def test_packing_and_buckets_are_not_for_both():
     with pytest.raises(ConfigError, match="bucket=True beside pack"):
         Batches(drawn([4]), 1, pack=8, bucket=True)
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (np.zeros((1, 4), int), r"start \(1, 4\) must have a place for each token of ids \(1, 5\)"),
+        (np.full((1, 5), -1), "a place from 0 up to the token's own"),
+        (np.array([[0, 0, 3, 3, 3]]), "a place from 0 up to the token's own"),
+    ],
+)
+def test_starts_that_cannot_be_are_refused(tiny, start, said):
+    with pytest.raises(ShapeError, match=said):
+        tiny().hidden(np.ones((1, 5), int), start=start)

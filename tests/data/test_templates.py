@@ -6,16 +6,8 @@ import pytest
 
 from minilora.data.chat import ChatTemplate
 from minilora.data.instructions import example_of, read_examples, template_used, to_examples
-from minilora.data.templates import (
-    CHOICES,
-    FILE,
-    NAMES,
-    differs,
-    has_chat,
-    save_template,
-    template,
-    template_of,
-)
+from minilora.data.template_files import FILE, differs, save_template, template_of
+from minilora.data.templates import CHOICES, NAMES, has_chat, template
 from minilora.data.tokenizers import CharTokenizer
 from minilora.errors import ConfigError, DataError, FormatError
 from minilora.files.json_files import write_json

@@ -44,6 +44,35 @@ def test_the_nearest_level_is_found_by_search(signed):
 
 
 @pytest.mark.parametrize("signed", [True, False])
+def test_bitsandbytes_takes_the_nearest_of_a_number_that_it_has_rounded(signed):
+    """On a processor, to one of 65536 even steps of [-1, 1]: 0 becomes 1.5e-5. Ours is nearer."""
+    torch = pytest.importorskip("torch", reason="needs the extra parity")
+    functional = pytest.importorskip("bitsandbytes.functional", reason="needs the extra parity")
+    levels = dynamic_map(signed)
+    rng = np.random.default_rng(0)
+    low = -1 if signed else 0
+    dense = [
+        rng.uniform(low, 1, 2**17),
+        10.0 ** rng.uniform(-9, 0, 2**16),
+        np.linspace(low, 1, 2**16),
+    ]
+    x = np.concatenate(dense).astype(np.float32)
+    x[::256] = 1  # the scale of each block
+    codes, _ = functional.quantize_blockwise(
+        torch.tensor(x), code=torch.tensor(levels.copy()), blocksize=256
+    )
+    theirs = codes.numpy()
+    steps = np.floor((x + np.float32(1)) * np.float32(32767.5) + HALF)
+    assert np.array_equal(nearest((steps / 65535 * 2 - 1).astype(np.float32), signed), theirs)
+    ours = nearest(x, signed)
+    wrong_by = np.abs(levels[theirs] - x.astype(float)) - np.abs(levels[ours] - x.astype(float))
+    assert wrong_by.min() > -1e-9 and wrong_by.max() < 3.1e-5
+    large = np.abs(x) > 1e-3
+    assert np.abs(theirs.astype(int) - ours)[large].max() == 1
+    assert (theirs == ours)[large].mean() > 0.997
+
+
+@pytest.mark.parametrize("signed", [True, False])
 def test_a_level_is_its_own_nearest_and_zero_is_exact(signed):
     assert np.array_equal(nearest(dynamic_map(signed), signed), np.arange(256))
     zeros = np.array([[0.0, -0.0]], np.float32)

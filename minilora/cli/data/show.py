@@ -30,8 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask",
         default="answers",
-        help="what does not count: answers (default: all but them), last (all but the last answer), "
-        "none (everything counts)",
+        metavar="NAME",
+        help="what counts: answers (default), last (the last answer alone), none (nothing is "
+        "masked, everything counts)",
     )
     parser.add_argument(
         "--color",
@@ -63,8 +64,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(showing.text(example, tokenizer, colour=_colour(options.color), context=context))
     print(
-        f"\n{where}: template {example.template}, {said['n_tokens']} tokens, {said['n_targets']} of "
-        f"them targets; {_fits(said)}"
+        f"\n{where}: template {example.template}, {said['n_tokens']} tokens, "
+        f"{said['n_targets']} of them targets; {_fits(said)}"
     )
     return 0
 

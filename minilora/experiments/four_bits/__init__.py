@@ -27,6 +27,7 @@ LR = 5e-3  # LoRA's in `compare`; no format has one of its own
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 SIZES = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 NUMBERS = 2**20
+STRINGS = 500  # of each skill
 FOUR = ("nf4", "fp4", "int4", "int4-minmax")
 TUNED = (None, "nf4", "fp4", "int4", "int8")
 TURNS = 15  # of timing, after one that does not count
@@ -46,7 +47,7 @@ def points(rows: list[Row], plan: Plan) -> list[Point]:
     ]
     coarse = () if quick else tuple((f, 4096) for f in FOUR)
     base = [
-        {"role": "base", "data_type": f, "block_size": block}
+        {"role": "base", "data_type": f, "block_size": block, "strings": 10 if quick else STRINGS}
         for f, block in ((None, None), *((f, 64) for f in formats), *coarse)
     ]
     merge = [

@@ -1,3 +1,7 @@
 """What the rows of `four_bits` say, in sentences."""
+
 from __future__ import annotations
-def answer(rows): return ""
+
+
+def answer(rows):
+    return ""

@@ -1,3 +1,7 @@
 """The figure of `four_bits`."""
+
 from __future__ import annotations
-def draw(rows, path): pass
+
+
+def draw(rows, path):
+    pass

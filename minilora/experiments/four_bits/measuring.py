@@ -10,14 +10,15 @@ import numpy as np
 
 from minilora.accounting import ledger
 from minilora.bases import load_base
+from minilora.data import skills
 from minilora.data.batches import Batches
-from minilora.evaluation import mean_nll
-from minilora.experiments.lab.tuning import Setup, model_for, optimizer_for, score, task_of, tune
+from minilora.evaluation import exact_match, mean_nll
+from minilora.experiments.lab.tuning import Setup, model_for, optimizer_for, task_of, tune
 from minilora.files.narrow import rounded
 from minilora.quant import bits_per_parameter, quantize
 from minilora.quant.linear import PackedMatrix, layer_matrices, unpacked
 from minilora.quant.measuring import RoundingError
-from minilora.quant.merging import requantized
+from minilora.quant.merging import Requantized, requantized
 from minilora.training import train_step
 
 SIDE, RANK = 512, 8  # of the matrix and the ΔW of a known size
@@ -70,16 +71,15 @@ def rounding_error(
 
 
 def base(point: dict[str, Any]) -> dict[str, Any]:
-    """Its skills before anything is tuned: `old` and `old_by_skill`, shares that are right, and
-    `nll`, nats a token of the right answers."""
+    """Its skills before anything is tuned: `old` and `old_by_skill`, shares that are right of
+    `strings` for each skill, and `nll`, nats a token of the right answers."""
     model = _base(point["data_type"], point["block_size"])
-    task = task_of("sort-descending", 0)
-    told = score(task, model)
-    tests = [e for each in task.old.values() for e in each]
+    tests = {s.name: skills.examples(s, "test", point["strings"]) for s in skills.OLD}
+    right = {name: exact_match(model, test) for name, test in tests.items()}
     return {
-        "old": told["old"],
-        "old_by_skill": told["old_by_skill"],
-        "nll": mean_nll(model, tests),
+        "old": sum(right.values()) / len(right),
+        "old_by_skill": right,
+        "nll": mean_nll(model, [e for test in tests.values() for e in test]),
         "bytes_matrices": sum(p.data.nbytes for p in layer_matrices(model).values()),
         "bytes_model": sum(p.data.nbytes for p in model.parameters()),
     }
@@ -140,7 +140,7 @@ def merged_at(data_type: str, sizes: list[float], seed: int = 0) -> list[dict[st
     return [{"size": size, **_arrives(requantized(stored, size * delta))} for size in sizes]
 
 
-def _arrives(report: Any) -> dict[str, float]:
+def _arrives(report: Requantized) -> dict[str, float]:
     return {k: getattr(report, k) for k in ("relative", "moved", "survives", "astray")}
 
 
@@ -157,20 +157,23 @@ def tuned(point: dict[str, Any]) -> dict[str, Any]:
 def merged_ways(setup: Setup, model: Any) -> tuple[dict[str, dict[str, float]], list[Any]]:
     """The adapter of a tuned model put into the base's weights, in each of the ways.
 
-    First way → {new, old}: shares right on the test; apart, float32, bfloat16, and the format of
-    the base if it has one. Then, for each adapted matrix in few bits, what of ΔW arrives.
+    First way → new, share of its test that is right, and nll, nats a token of its validation: the
+    base without it, apart, float32, bfloat16, and the format of the base if it has one. Then, for
+    each adapted matrix in few bits, what of ΔW arrives.
     """
     task = task_of(setup.task, setup.seed)
     change = {path: layer.delta("default") for path, layer in model.layers().items()}
-    ways = {"apart": model}
+    ways = {"base": _base(setup.quantize), "apart": model}
     for dtype in ("float32", "bfloat16"):
         ways[dtype] = _in_floats(setup, change, dtype)
-    arrives: list[Any] = []
+    reports: list[Requantized] = []
     if setup.quantize:
         ways[setup.quantize], reports = _in_bits(setup, change)
-        arrives = [_arrives(r) for r in reports]
-    told = {way: score(task, m) for way, m in ways.items()}
-    return {way: {k: told[way][k] for k in ("new", "old")} for way in told}, arrives
+    told = {
+        way: {"new": exact_match(m, task.test), "nll": mean_nll(m, task.validation)}
+        for way, m in ways.items()
+    }
+    return told, [_arrives(r) for r in reports]
 
 
 def _in_floats(setup: Setup, change: dict[str, np.ndarray], dtype: str) -> Any:
@@ -182,7 +185,7 @@ def _in_floats(setup: Setup, change: dict[str, np.ndarray], dtype: str) -> Any:
     return plain
 
 
-def _in_bits(setup: Setup, change: dict[str, np.ndarray]) -> tuple[Any, list[Any]]:
+def _in_bits(setup: Setup, change: dict[str, np.ndarray]) -> tuple[Any, list[Requantized]]:
     """Q(Ŵ + ΔW) in the matrices that are adapted."""
     plain, reports = _base(setup.quantize), []
     for path, delta in change.items():
@@ -190,4 +193,3 @@ def _in_bits(setup: Setup, change: dict[str, np.ndarray]) -> tuple[Any, list[Any
         reports.append(requantized(weight.data, delta))
         weight.data = PackedMatrix(reports[-1].merged)
     return plain, reports
-

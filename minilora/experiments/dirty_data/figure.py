@@ -1,0 +1,2 @@
+def draw(rows, path):  # type: ignore[no-untyped-def]
+    return None
