@@ -40,7 +40,7 @@ _HOMES = {
     "minilora.generation": ["generate", "stream"],
     "minilora.inspecting": ["inspect_adapter"],
     "minilora.model": ["Transformer"],
-    "minilora.optim": ["AdamW", "Schedule"],
+    "minilora.optim": ["AdamW", "AdamW8bit", "PagedAdamW", "Schedule"],
     "minilora.peft": [
         "BitFitConfig",
         "BottleneckConfig",
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from minilora.generation import generate, stream
     from minilora.inspecting import inspect_adapter
     from minilora.model import Transformer
-    from minilora.optim import AdamW, Schedule
+    from minilora.optim import AdamW, AdamW8bit, PagedAdamW, Schedule
     from minilora.peft import (
         BitFitConfig,
         BottleneckConfig,
@@ -92,6 +92,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdamW",
+    "AdamW8bit",
     "BitFitConfig",
     "BottleneckConfig",
     "Function",
@@ -99,6 +100,7 @@ __all__ = [
     "LoraConfig",
     "MiniloraError",
     "ModelConfig",
+    "PagedAdamW",
     "Parameter",
     "PeftModel",
     "PrefixTuningConfig",

@@ -11,12 +11,12 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import minilora
 from minilora.bases import load_base, save_base
 from minilora.data import skills
 from minilora.data.batches import Batches
@@ -112,7 +112,7 @@ def write_run(folder: Path, run: Run, model: Any, batches: Batches) -> None:
     write_json(
         folder / RECORD,
         {
-            "minilora": minilora.__version__,
+            "minilora": version("minilora"),
             "numpy": np.__version__,
             "python": platform.python_version(),
             "method": "lora" if run.lora else "full",

@@ -1,5 +1,6 @@
 """From a JSONL file to a folder: what is in it, what is refused, and what stays when it is not."""
 
+import hashlib
 import json
 import signal
 
@@ -8,8 +9,8 @@ import pytest
 
 from minilora import training
 from minilora.bases import load_base
-from minilora.errors import ConfigError, FormatError, MiniloraError
-from minilora.finetuning import SKILLS_DEFAULTS, defaults_for, finetune
+from minilora.errors import ConfigError, DataError, FormatError, MiniloraError
+from minilora.finetuning import SKILLS_DEFAULTS, check_data, defaults_for, finetune, read_run
 from minilora.peft import LoraConfig, PeftModel
 
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1)
@@ -35,7 +36,8 @@ def names(folder):
 
 def test_lora_leaves_an_adapter_and_a_log(data, out, fingerprint):
     history, model = finetune("skills", data, out, lora=LORA, **QUICK)
-    assert names(out) == ["adapter_config.json", "adapter_model.safetensors", "log.jsonl"]
+    files = ["adapter_config.json", "adapter_model.safetensors", "log.jsonl", "run.json"]
+    assert names(out) == files
     assert len(history.losses) == 4
     again = PeftModel.from_pretrained(load_base("skills"), out)
     assert fingerprint(again.adapter_weights()) == fingerprint(model.adapter_weights())
@@ -44,7 +46,7 @@ def test_lora_leaves_an_adapter_and_a_log(data, out, fingerprint):
 
 def test_full_leaves_a_model_and_a_log(data, out, fingerprint):
     _, model = finetune("skills", data, out, lora=None, **QUICK)
-    files = ["config.json", "log.jsonl", "model.safetensors"]
+    files = ["config.json", "log.jsonl", "model.safetensors", "run.json"]
     assert names(out) == [*files, "tokenizer.json", "tokenizer_config.json"]
     again = load_base(out)
     assert fingerprint(again.state_dict()) == fingerprint(model.state_dict())
@@ -67,11 +69,13 @@ def test_stopped_and_resumed_it_is_the_same(data, out, tmp_path, lora, fingerpri
         patch.setattr(training, "train_step", press)
         stopped, _ = finetune("skills", data, out, lora=lora, **QUICK)
     assert stopped.interrupted
-    assert names(out) == ["checkpoint.safetensors", "log.jsonl"]
+    assert names(out) == ["checkpoint.safetensors", "log.jsonl", "run.json"]
     resumed, model = finetune("skills", data, out, lora=lora, resume=True, **QUICK)
     assert resumed.losses == straight.losses
     assert fingerprint(model.state_dict()) == fingerprint(whole.state_dict())
     assert names(out) == names(tmp_path / "straight")
+    records = [(place / "run.json").read_bytes() for place in (out, tmp_path / "straight")]
+    assert records[0] == records[1]
     lines = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert lines == straight.losses
 
@@ -156,3 +160,63 @@ def test_a_stopped_run_goes_on_with_its_own_settings_only(data, out, monkeypatch
         data.write_text(data.read_text() + data.read_text())
     with pytest.raises(FormatError, match=changed):
         finetune("skills", data, out, lora=lora, resume=True, **QUICK)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_run_json_says_what_was_run(data, out, lora):
+    _, model = finetune("skills", data, out, lora=lora, accumulate=2, **QUICK)
+    said = json.loads((out / "run.json").read_text())
+    assert said["data_sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert (said["base"], said["data"], said["accumulate"]) == ("skills", str(data), 2)
+    assert (said["steps"], said["batch_size"], said["seed"]) == (4, 4, 3)
+    assert said["lr"] == (5e-3 if lora else 1e-3)
+    assert (said["schedule"], said["warmup"], said["max_grad_norm"]) == ("cosine", 0, 1.0)
+    assert said["trained_parameters"] == model.n_parameters(trainable=True)
+    # 16 rows, each with an answer of four letters and its end.
+    assert said["target_tokens"] == 16 * 5
+    run = read_run(out)
+    assert (run.lora, run.steps, run.data_sha256) == (lora, 4, said["data_sha256"])
+    check_data(run)
+
+
+def test_a_stopped_run_is_still_said(data, out, monkeypatch):
+    """And a resumption that is refused does not change what it says."""
+
+    def press(*args, **how):
+        signal.raise_signal(signal.SIGINT)
+        return 1.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", press)
+        stopped, _ = finetune("skills", data, out, lora=LORA, **QUICK)
+    assert stopped.interrupted
+    before = (out / "run.json").read_bytes()
+    with pytest.raises(FormatError, match="lr"):
+        finetune("skills", data, out, lora=LORA, resume=True, lr=1e-5, **QUICK)
+    assert (out / "run.json").read_bytes() == before
+
+
+def test_a_run_that_cannot_be_read(data, out):
+    finetune("skills", data, out, lora=LORA, **QUICK)
+    said = json.loads((out / "run.json").read_text())
+    for changed, says in (
+        ({name: said[name] for name in said if name != "warmup"}, "'warmup'"),
+        (said | {"lora": {"wings": 2}}, "wings"),
+        (said | {"betas": 0.9}, "not what"),
+    ):
+        (out / "run.json").write_text(json.dumps(changed))
+        with pytest.raises(FormatError, match=says):
+            read_run(out)
+    (out / "run.json").unlink()
+    with pytest.raises(FormatError, match="older version"):
+        read_run(out)
+
+
+def test_other_data_is_noticed(data, out):
+    finetune("skills", data, out, lora=LORA, **QUICK)
+    data.write_text(data.read_text() + data.read_text())
+    with pytest.raises(DataError, match=r"rows\.jsonl is not what .* SHA-256"):
+        check_data(read_run(out))
+    data.unlink()
+    with pytest.raises(DataError, match=r"not there.*--data"):
+        check_data(read_run(out))

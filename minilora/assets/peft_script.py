@@ -97,9 +97,10 @@ def one_step(accelerator, model, optimizer, batch, rows_at_once):
     total = torch.zeros((), device=accelerator.device)
     for first in range(0, len(mine), rows_at_once):
         last = first + rows_at_once >= len(mine)
-        with accelerator.autocast(), accelerator.no_sync(model) if not last else nullcontext():
-            loss = summed_loss(model, mine[first : first + rows_at_once], accelerator.device)
-            loss = loss / n_targets
+        # Gradients are exchanged once, with the last rows.
+        with nullcontext() if last else accelerator.no_sync(model):
+            rows = mine[first : first + rows_at_once]
+            loss = summed_loss(model, rows, accelerator.device) / n_targets
             # Gradients are averaged over the processes; what is wanted is their sum.
             accelerator.backward(loss * n)
         total += loss.detach()

@@ -162,7 +162,7 @@ def _as_value(node: nodes.Expr) -> nodes.Expr:
     return node
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Expr:
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 

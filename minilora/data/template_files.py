@@ -1,7 +1,7 @@
 """In which template an adapter's examples were written, kept in its folder.
 
-A file of its own, `minilora_template.json`: PEFT opens the folder as before. A chat template is kept
-whole, as bases change theirs.
+A file of its own, `minilora_template.json`: PEFT opens the folder as before. A chat template is
+kept whole, as bases change theirs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def template_of(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> Templat
         stacklevel=2,
     )
     own = ChatTemplate(source, getattr(tokenizer, "special_tokens", None))
-    chat = Chat(own.render, source)
+    chat = Chat(own.render)
     return chat if name == "chat" else Own(chat)
 
 

@@ -105,13 +105,13 @@ class Alpaca(Template):
 class Chat(Template):
     """As a conversation, through a chat template.
 
-    render: messages and `add_generation_prompt` to text. source: the template's, if it is known.
+    render: messages and `add_generation_prompt` to text.
     """
 
     name = "chat"
 
-    def __init__(self, render: Render, source: str | None = None):
-        self.render, self.source = render, source
+    def __init__(self, render: Render):
+        self.render = render
 
     def prompt(self, row: Mapping[str, Any] | str) -> str:
         messages = _messages(row)
@@ -167,7 +167,7 @@ def template(name: str | None, tokenizer: Tokenizer) -> Template:
     """
     if name not in (None, *CHOICES):
         raise ConfigError(f"the template {name!r} must be one of {', '.join(CHOICES)}")
-    chat = Chat(tokenizer.chat, getattr(tokenizer, "chat_template", None))
+    chat = Chat(tokenizer.chat)
     if name in (None, "own"):
         return Own(chat)
     if name == "base":

@@ -68,7 +68,8 @@ def _course(ax: Any, methods: list[dict[str, Any]]) -> None:
     size, unit = plots.unit(max(y for _, _, m in courses for _, y in m["timeline"]))
     for name, dash, m in courses:
         x, y = zip(*m["timeline"], strict=True)
-        ax.plot([100 * v for v in x], [v / size for v in y], linestyle=dash, color=plots.INK, label=name)
+        share, held = [100 * v for v in x], [v / size for v in y]
+        ax.plot(share, held, linestyle=dash, color=plots.INK, label=name)
     ax.set(xlabel="operations of the step done, %", ylabel=f"held, {unit}", xlim=(0, 100))
     ax.set_ylim(0, ax.get_ylim()[1] * 1.25)
     ax.set_title("The same over the step: forward rises, backward falls")

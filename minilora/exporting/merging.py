@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minilora.errors import ConfigError
+from minilora.errors import AdapterError, ConfigError
 from minilora.files.atomic import whole_folder
 from minilora.files.json_files import write_json
 from minilora.files.narrow import rounded
 from minilora.files.safetensors import NARROW, write_rounded
 from minilora.model import Transformer
-from minilora.peft import PeftModel
+from minilora.peft import LoraLinear, PeftModel
+from minilora.quant.linear import PackedMatrix
+from minilora.quant.merging import Requantized, requantized
 
 
 class MergedArray(NamedTuple):
@@ -66,6 +68,44 @@ def merge(model: PeftModel, dtype: str = "float32") -> tuple[Transformer, list[M
             stacklevel=2,
         )
     return merged, report
+
+
+def merge_packed(model: PeftModel) -> tuple[Transformer, list[tuple[str, Requantized]]]:
+    """The same beside a base in few bits, and back into them: a plain model as small as the base.
+
+    The list says, matrix by matrix, how many codes moved and how much of the adapter arrived. Warns
+    where too little did. Raises AdapterError for an adapter that has more than pairs A, B beside
+    packed matrices, or whose numbers are not finite. The model is then as it was.
+    """
+    name = model.active_adapter
+    if name is None:
+        raise AdapterError("no adapter is active; set_adapter(name) chooses one")
+    found = []
+    for path, layer in model.adapted(name):
+        W = layer.base_layer.weight
+        plain = isinstance(layer, LoraLinear) and name not in layer.trained_bias
+        delta = layer.delta(name) if isinstance(layer, LoraLinear) else np.zeros(())
+        if not plain or not isinstance(W.data, PackedMatrix) or not np.isfinite(delta).all():
+            raise AdapterError(
+                f"adapter {name!r} has at {path} something else than a finite ΔW beside a matrix "
+                "in few bits: merge it into floats, merge_and_unload(dequantize=True)"
+            )
+        found.append((f"{path}.weight", W, requantized(W.data, delta)))
+    for _, W, result in found:
+        W.data = PackedMatrix(result.merged, W.data.dtype)
+    _warn_of_vanished([(path, result) for path, _, result in found])
+    return model.unload(), [(path, result) for path, _, result in found]
+
+
+def _warn_of_vanished(found: list[tuple[str, Requantized]]) -> None:
+    lost = [(path, result) for path, result in found if result.vanishes]
+    if lost:
+        path, worst = min(lost, key=lambda each: each[1].survives)
+        warnings.warn(
+            f"the adapter is lost in {len(lost)} of {len(found)} matrices, most of all in {path}: "
+            f"{worst.words}",
+            stacklevel=3,
+        )
 
 
 def compare(name: str, W: np.ndarray, total: np.ndarray, dtype: str) -> MergedArray:

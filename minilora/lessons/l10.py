@@ -17,9 +17,9 @@ _BEST = Prediction(
     Both(
         "LoRA tempts, as the one that everybody uses. But it is used for more than its accuracy: "
         "it merges, starts at the base and takes no context. What equal numbers can do depends on "
-        "where they stand; see below by how much.",
+        "where they stand; by how much, the rows above have said.",
         "容易答 LoRA，因为大家都用它。但用它不只是为了正确率：它能合并，起点就是基础模型，"
-        "也不占上下文。同样多的数能做到什么，取决于它们放在哪里；差多少，见下文。",
+        "也不占上下文。同样多的数能做到什么，取决于它们放在哪里；差多少，上面的数据已经说了。",
     ),
     options=("LoRA", "prompt", "prefix", "adapter", "a tie"),
     catches=("M36",),
@@ -190,10 +190,10 @@ LESSON = Lesson(
     ),
     not_shown=Both(
         "how IA³ and DoRA are made (their modules say it), a prefix learnt through an MLP, and "
-        "large models: there prompt tuning is said to come near full fine-tuning, and long texts "
-        "make virtual tokens cheap.",
+        "large models: there prompt tuning is said to come near full fine-tuning (arXiv "
+        "2104.08691), and long texts make virtual tokens cheap.",
         "IA³ 和 DoRA 的做法（见它们的模块说明），通过 MLP 学习的前缀，以及大模型："
-        "据说在那里提示微调接近全量微调，而且长文本让虚拟词元变得便宜。",
+        "据说在那里提示微调接近全量微调（arXiv 2104.08691），而且长文本让虚拟词元变得便宜。",
     ),
     next=Both(
         "all of them eat data. What do data decide?",

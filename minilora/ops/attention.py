@@ -63,7 +63,8 @@ class BlockAttention(Function):
     """The same, a block of queries at a time: memory grows with the length, not with its square.
 
     Each block sees whole rows of scores, up to its own last key, so its softmax is the plain one;
-    what a longer block would compute beyond that key and mask away is not computed at all. After
+    what a longer block would compute beyond that key and mask away is not computed at all, nor are
+    keys before the first text that it has a part of. After
     Dao et al., "FlashAttention", arXiv 2205.14135; what they split along the keys as well, with a
     running softmax, is for a GPU's small fast memory.
 
@@ -81,8 +82,8 @@ class BlockAttention(Function):
             v=v if n.q or n.k else None,
         )
         y = np.empty_like(q)
-        for rows, keys in _blocks(q, k, block):
-            p = _shares(q[:, :, rows], k[:, :, keys], _of(ctx.texts, rows))
+        for rows, keys, those in _blocks(q, k, block, ctx.texts):
+            p = _shares(q[:, :, rows], k[:, :, keys], those)
             y[:, :, rows] = (p @ v[:, :, keys]).reshape(q[:, :, rows].shape)
         return y
 
@@ -92,8 +93,8 @@ class BlockAttention(Function):
         dq = np.empty_like(q) if n.q else None
         dk = np.zeros_like(k) if n.k else None
         dv = np.zeros_like(k) if n.v else None
-        for rows, keys in _blocks(q, k, ctx.block):
-            p = _shares(q[:, :, rows], k[:, :, keys], _of(ctx.texts, rows))
+        for rows, keys, those in _blocks(q, k, ctx.block, ctx.texts):
+            p = _shares(q[:, :, rows], k[:, :, keys], those)
             dyb = _stacked(dy[:, :, rows], K)
             if dv is not None:
                 dv[:, :, keys] += p.swapaxes(-1, -2) @ dyb
@@ -108,12 +109,20 @@ class BlockAttention(Function):
         return dq, dk, dv
 
 
-def _blocks(q: np.ndarray, k: np.ndarray, size: int) -> Iterator[tuple[slice, slice]]:
-    """Runs of queries, each with the keys that the last of the run may see."""
+def _blocks(
+    q: np.ndarray, k: np.ndarray, size: int, those: Texts | None
+) -> Iterator[tuple[slice, slice, Texts | None]]:
+    """Runs of queries, each with the keys that some query of the run may see, and their texts."""
     T, S = q.shape[2], k.shape[2]
-    for first in range(0, T, size):
-        last = min(first + size, T)
-        yield slice(first, last), slice(0, S - T + last)
+    for begin in range(0, T, size):
+        rows = slice(begin, min(begin + size, T))
+        end = S - T + rows.stop
+        if those is None or those[0].shape[1] == 1:
+            yield rows, slice(0, end), those
+        else:
+            first, for_all = those[0][:, rows], those[1]
+            least = 0 if for_all else int(first.min())
+            yield rows, slice(least, end), (first - least, for_all)
 
 
 def _stacked(q: np.ndarray, K: int) -> np.ndarray:
@@ -137,13 +146,6 @@ def texts(start: np.ndarray | None, T: int, S: int) -> Texts | None:
     first = np.zeros((len(start), T), start.dtype)
     first[:, T - start.shape[1] :] = start + before
     return first, before
-
-
-def _of(those: Texts | None, queries: slice) -> Texts | None:
-    """The same for some of the queries."""
-    if those is None or those[0].shape[1] == 1:
-        return those
-    return those[0][:, queries], those[1]
 
 
 def _shares(q: np.ndarray, k: np.ndarray, those: Texts | None) -> np.ndarray:

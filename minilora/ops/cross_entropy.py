@@ -11,6 +11,7 @@ import numpy as np
 
 from minilora.autograd import Function
 from minilora.errors import DataError, DTypeError, ShapeError
+from minilora.runtime import split
 
 IGNORE = -100
 
@@ -78,8 +79,8 @@ class LinearCrossEntropy(Function):
         dx = np.empty_like(x) if ctx.needs.x else None
         dW = np.zeros_like(W) if ctx.needs.W else None
         loss = 0.0
-        step = max(1, _CHUNK // W.shape[0])
-        for chunk in (slice(i, i + step) for i in range(0, len(x), step)):
+        most = max(1, _CHUNK // W.shape[0])
+        for chunk in split(len(x), -(-len(x) // most)):
             surprise, p = _surprise(x[chunk] @ W.T, wanted[chunk])
             loss += surprise
             if ctx.needs.x or ctx.needs.W:

@@ -33,7 +33,8 @@ lesson.figure(draw_places, c)
 # {{exercise 10.1}}
 
 # %% [markdown]
-# Now the formulas against the library's own models, at sizes that all come to about the same
+# (Elsewhere "adapter" is the word for all of them; in this lesson it is the bottleneck.) Now the
+# formulas against the library's own models, at sizes that all come to about the same
 # number. The adapter's $b_2$ alone has $2LC$ entries, so that its $m$ never meets the others exactly.
 
 # %%
@@ -109,7 +110,7 @@ print(f"a row has {ids.shape[1]} places, with the prompt before it {longer:.1f} 
 
 # %% [markdown]
 # `minilora experiment relatives` has measured all of them at up to four budgets, each at its own
-# learning rate, on five seeds. One of those runs, again (about 15 seconds):
+# learning rate, on several seeds. One of those runs, again (about 15 seconds):
 
 # %%
 from dataclasses import replace

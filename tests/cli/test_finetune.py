@@ -33,6 +33,7 @@ def test_lora_learns_and_what_it_suggests_can_be_typed(run, here, out):
         "adapter_config.json",
         "adapter_model.safetensors",
         "log.jsonl",
+        "run.json",
     }
     assert suggested(run, outcome, ROW["prompt"]) == "gcba\n"
 
@@ -47,6 +48,7 @@ def test_full_learns_and_what_it_suggests_can_be_typed(run, here, out):
         "config.json",
         "log.jsonl",
         "model.safetensors",
+        "run.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }
@@ -161,14 +163,14 @@ def conversational_base(folder):
     [
         (b'{"prompt": "a", "completion": "b"}\n{"prompt": "a"}', "line 2", ["'completion'"]),
         (b'{"completion": "a"}', "line 1", ["'prompt'"]),
-        (b'{"question": "a"}', "line 1", ["'question'", '{"prompt": "…", "completion": "…"}']),
+        (b'{"question": "a"}', "line 1", ['"question"', '{"prompt", "completion"}']),
         (b'\n\n{"prompt": "a", "completion": "b"}\n{"prompt":\n', "line 4", ["malformed JSON"]),
         (b'{"prompt": "a", "prompt": "b", "completion": "c"}', "line 1", ["'prompt'", "twice"]),
         (b'{"prompt": "a\xff", "completion": "b"}', "line 1", ["UTF-8", "0xff", "byte 14"]),
-        (b'\xff\xfe{\x00"\x00', "line 1", ["UTF-8", "0xff"]),
-        (b"", "", ["empty", '{"prompt": "…", "completion": "…"}']),
+        (b'\xff\xfe{\x00"\x00', "", ["UTF-16", "UTF-8"]),
+        (b"", "", ["empty", "at least one row"]),
         (b"\n \n\n", "", ["empty"]),
-        (b"[1, 2]", "line 1", ["[1, 2]", "object"]),
+        (b"[1, 2]", "item 1", ["'1'", "object"]),
         (b'{"prompt": 3, "completion": "b"}', "line 1", ["'prompt'", "3"]),
         (b'{"prompt": "a", "completion": ""}', "line 1", ["'completion'", "empty"]),
         (b'{"prompt": "Hi", "completion": "b"}', "line 1", ["'H'", "abcdefghijklmnopqrstuvwxyz:="]),
@@ -180,7 +182,7 @@ def conversational_base(folder):
             ["chat template", "smollm2"],
         ),
         (b'{"messages": []}', "line 1", ["'messages'"]),
-        (b'{"messages": [{"role": "bot", "content": "a"}]}', "line 1", ["'bot'", "assistant"]),
+        (b'{"messages": [{"role": "bot", "content": "a"}]}', "line 1", ['"bot"', "assistant"]),
     ],
 )
 def test_data_that_cannot_be_used(mistake, here, data, place, said):
@@ -196,7 +198,7 @@ def test_data_that_is_no_file(mistake, here, data):
     (here / "file").touch()
     line = mistake("finetune", "--data", data, "--out=tuned")
     assert data in line
-    assert "JSON" in line
+    assert "cannot be read as rows" in line
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "file/be\nlow", "/proc/minilora"])
@@ -214,7 +216,7 @@ def test_a_base_that_there_is_not(mistake, rows):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(mistake, script, rows):
-    leaves = {"tuned", "tuned/log.jsonl"}
+    leaves = {"tuned", "tuned/log.jsonl", "tuned/run.json"}
     argv = ("finetune", *QUICK, "--lr=1e39", "--out=tuned")
     line = mistake(*argv, by=script, leaves=leaves)
     assert "step 2" in line
@@ -244,7 +246,7 @@ class TestCtrlC:
         assert "step 3" in outcome.said[-1]
         assert "--resume" in outcome.said[-1]
         halves, whole = here / "halves", here / "whole"
-        assert names(halves) == {"checkpoint.safetensors", "log.jsonl"}
+        assert names(halves) == {"checkpoint.safetensors", "log.jsonl", "run.json"}
         assert run(*self.RUN, *method, "--out=halves", "--resume").status == 0
         assert run(*self.RUN, *method, "--out=whole").status == 0
         assert names(halves) == names(whole)
@@ -311,7 +313,7 @@ class TestCtrlC:
         out, err = process.communicate()
         assert (process.returncode, out) == (130, b""), err
         assert b"--resume" in err and b"Traceback" not in err
-        assert names(here / "halves") == {"checkpoint.safetensors", "log.jsonl"}
+        assert names(here / "halves") == {"checkpoint.safetensors", "log.jsonl", "run.json"}
         assert 3 <= len(losses(here / "halves")) < 100
         resumed = script(*argv, "--out=halves", "--resume", "--json")
         whole = script(*argv, "--out=whole", "--json")

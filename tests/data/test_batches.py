@@ -172,6 +172,15 @@ def test_buckets_save_padding_and_keep_chance():
     examples = long_and_short(640)
     plain, bucketed = Batches(examples, 8), Batches(examples, 8, bucket=True)
     assert plain.filled() < 0.5 and bucketed.filled() > 0.85
+    assert bucketed.padding_saved() > 0.85 and plain.padding_saved() == 0
+    paddings = [
+        sum((ids.size - (ids > 0).sum()) for ids, _ in (b[step] for step in range(80)))
+        for b in (
+            Batches([Example([1] * len(e.ids), e.labels) for e in examples], 8, bucket=k)
+            for k in (False, True)
+        )
+    ]
+    assert bucketed.padding_saved() == pytest.approx(1 - paddings[1] / paddings[0])
     # Neither the order of the batches nor who shares one is the same in the next epoch.
     widths = [[bucketed[step][0].shape[1] for step in range(80 * e, 80 * e + 80)] for e in (0, 1)]
     assert widths[0] != sorted(widths[0]) and widths[0] != widths[1]

@@ -66,7 +66,9 @@ KINDS = {
     for kind in (
         Kind("wrong", "wrong answers", "the letters of the answer in a random order", wrong_answer),
         Kind("duplicates", "duplicates", f"replaced by one of {COPIED} rows", copy_of_another),
-        Kind("template", "another template", "asked as gacb:des= and not des:gacb=", other_template),
+        Kind(
+            "template", "another template", "asked as gacb:des= and not des:gacb=", other_template
+        ),
         Kind("prompt", "unmasked prompt", "its question counts in the loss", mask="none"),
         Kind("end", "no end token", "stops without the end token", end=False),
     )
@@ -97,9 +99,7 @@ def examples(rows: Sequence[Row], kind: str, share: float, seed: int = 0) -> lis
     """The same as tokens and labels, ready for `Batches`."""
     texts, n = spoiled(rows, kind, share, seed)
     tokenizer, made = skills.tokenizer(), KINDS[kind]
-    first = (
-        to_examples(texts[:n], tokenizer, skills.MAX_TOKENS, mask=made.mask) if n else []
-    )
+    first = to_examples(texts[:n], tokenizer, skills.MAX_TOKENS, mask=made.mask) if n else []
     if not made.end:
         first = [replace(e, ids=e.ids[:-1], labels=e.labels[:-1]) for e in first]
     rest = to_examples(texts[n:], tokenizer, skills.MAX_TOKENS) if n < len(texts) else []

@@ -1,6 +1,6 @@
 """How can four bits be enough: what do they lose of the numbers, the base, a tuning, a merge?
 
-Five kinds of points, each of which needs none of the others:
+Six kinds of points, each of which needs none of the others:
 
     error   a format, all block sizes, with and without double quantization, on numbers from N(0, 1)
             or on the base's matrices: how far the numbers are off, and how many bits they take
@@ -9,6 +9,8 @@ Five kinds of points, each of which needs none of the others:
     merge   ΔW of a known size, merged into a matrix in few bits: what of it arrives
     tune    LoRA, and QLoRA on each format, at one learning rate: what is learnt and forgotten, and
             what is left of it after each of the three ways to merge
+    small   the same at lower rates, which leave a small ΔW: too little to answer right, but the
+            right answers become likelier, and one sees how much of that a merge keeps
 
 Dettmers et al., "QLoRA", arXiv 2305.14314.
 """
@@ -29,6 +31,7 @@ SIZES = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 NUMBERS = 2**20
 STRINGS = 500  # of each skill
 FOUR = ("nf4", "fp4", "int4", "int4-minmax")
+SMALL = (5e-5, 1.6e-4, 5e-4)
 TUNED = (None, "nf4", "fp4", "int4", "int8")
 TURNS = 15  # of timing, after one that does not count
 
@@ -60,17 +63,21 @@ def points(rows: list[Row], plan: Plan) -> list[Point]:
 
 
 def _tunings(plan: Plan) -> list[Point]:
+    arms: list[tuple[str, str | None, float]] = [
+        ("tune", f, LR) for f in (TUNED[:2] if plan.quick else TUNED)
+    ]
+    arms += [("small", "nf4", lr) for lr in (SMALL[:1] if plan.quick else SMALL)]
     steps = plan.steps or (4 if plan.quick else STEPS)
     return [
         Setup(
             method="qlora" if f else "lora",
             quantize=f,
-            lr=LR,
+            lr=lr,
             steps=steps,
-            glances=1 if plan.quick else 5,
+            glances=1 if plan.quick or role == "small" else 5,
             seed=seed,
-        ).point(role="tune", arm=f"QLoRA {f}" if f else "LoRA")
-        for f in (TUNED[:2] if plan.quick else TUNED)
+        ).point(role=role, arm=f"QLoRA {f}" if f else "LoRA")
+        for role, f, lr in arms
         for seed in list(plan.seeds)[: 1 if plan.quick else None]
     ]
 

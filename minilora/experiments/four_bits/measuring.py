@@ -27,7 +27,14 @@ SEED = 0  # of the numbers from N(0, 1)
 
 def measure(point: dict[str, Any]) -> dict[str, Any]:
     """What came out, as JSON can say it; the keys depend on the role."""
-    roles = {"error": errors, "base": base, "step": step, "merge": merge, "tune": tuned}
+    roles = {
+        "error": errors,
+        "base": base,
+        "step": step,
+        "merge": merge,
+        "tune": tuned,
+        "small": tuned,
+    }
     return roles[point["role"]](point)
 
 
@@ -145,21 +152,27 @@ def _arrives(report: Requantized) -> dict[str, float]:
 
 
 def tuned(point: dict[str, Any]) -> dict[str, Any]:
-    """A tuning as `tune` has it; and its adapter merged, unless it diverged (`merged`)."""
+    """A tuning as `tune` has it; and, unless it diverged, its adapter merged (`merged_ways`).
+
+    A small one has learnt too little for old and new to be asked of the test.
+    """
     setup = Setup.of(point)
-    result, model = tune(setup)
+    whole = point["role"] == "tune"
+    result, model = tune(setup, test=whole)
     if result["diverged"] is not None:
         return result | {"merged": None, "arrives": None}
-    ways, arrives = merged_ways(setup, model)
+    ways, arrives = merged_ways(setup, model, test=whole)
     return result | {"merged": ways, "arrives": arrives}
 
 
-def merged_ways(setup: Setup, model: Any) -> tuple[dict[str, dict[str, float]], list[Any]]:
+def merged_ways(
+    setup: Setup, model: Any, *, test: bool = True
+) -> tuple[dict[str, dict[str, float]], list[Any]]:
     """The adapter of a tuned model put into the base's weights, in each of the ways.
 
-    First way → new, share of its test that is right, and nll, nats a token of its validation: the
-    base without it, apart, float32, bfloat16, and the format of the base if it has one. Then, for
-    each adapted matrix in few bits, what of ΔW arrives.
+    First way → new, share of its test that is right, None without `test`, and nll, nats a token of
+    its validation: the base without it, apart, float32, bfloat16, and the format of the base if it
+    has one. Then, for each adapted matrix in few bits, what of ΔW arrives.
     """
     task = task_of(setup.task, setup.seed)
     change = {path: layer.delta("default") for path, layer in model.layers().items()}
@@ -170,7 +183,10 @@ def merged_ways(setup: Setup, model: Any) -> tuple[dict[str, dict[str, float]], 
     if setup.quantize:
         ways[setup.quantize], reports = _in_bits(setup, change)
     told = {
-        way: {"new": exact_match(m, task.test), "nll": mean_nll(m, task.validation)}
+        way: {
+            "new": exact_match(m, task.test) if test else None,
+            "nll": mean_nll(m, task.validation),
+        }
         for way, m in ways.items()
     }
     return told, [_arrives(r) for r in reports]

@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "targets": "minilora.experiments.targets",
     "initialisation": "minilora.experiments.initialisation",
     "relatives": "minilora.experiments.relatives",
+    "dirty_data": "minilora.experiments.dirty_data",
     "four_bits": "minilora.experiments.four_bits",
     "compare": "minilora.experiments.verdict",
 }

@@ -145,7 +145,10 @@ def merges(arms: Sequence[Measured]) -> str:
         return "Merging: not measured."
     gaps = {LABELS[m]: g for m, g in _largest(some, "merge_gap").items() if g is not None}
     refuse = sorted({LABELS[a.method] for a in some if (a.books or {}).get("unmergeable")})
-    said = ", ".join(f"{label} (a logit is off by up to {gap:.1g})" for label, gap in gaps.items())
+    said = ", ".join(
+        f"{label} (a logit is off by up to {gap:.1g})" if gap else f"{label} (every bit the same)"
+        for label, gap in gaps.items()
+    )
     return f"Can be merged: {said or 'none'}. Cannot: {', '.join(refuse) or 'none'}."
 
 

@@ -78,7 +78,7 @@ ARMS = (
     Arm("ia3"),
     Arm("bitfit"),
 )
-QUICK = (Arm("full"), Arm("lora", 1, 2_048), Arm("prompt", 16, 2_048), Arm("prompt", 512, 65_536))
+QUICK = (Arm("lora", 1, 2_048), Arm("prefix", 2, 2_048), Arm("prompt", 512, 65_536))
 
 
 @dataclass(frozen=True)
