@@ -1,7 +1,8 @@
 """A conversation with a base and with adapters on it: the base once in memory, any number of them.
 
 An adapter is called as its folder is. A base that has a chat template is given all that was said
-so far, any other one continues each text as it stands.
+so far, any other one continues each text as it stands. An adapter is asked in the template that it
+was trained in, where its folder says which.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from minilora.bases import load_base
+from minilora.data.template_files import template_of
+from minilora.data.templates import Template
 from minilora.errors import AdapterError, ConfigError
 from minilora.generation import stream
 from minilora.peft import PeftModel
@@ -46,6 +49,7 @@ class Conversation:
         if self.tokenizer is None:
             raise ConfigError(f"base {base!r} has no tokenizer.json, which text needs")
         self.adapters: list[str] = []
+        self._trained: dict[str, Template | None] = {}
         self.in_use = BASE
         self.max_new_tokens, self.sampling = max_new_tokens, sampling
         self.turns: list[dict[str, Any]] = []
@@ -57,6 +61,7 @@ class Conversation:
             name = _name(folder, [BASE, *self.adapters])
             self.model.load_adapter(folder, name)
             self.adapters.append(name)
+            self._trained[name] = template_of(folder, self.tokenizer)
         if folders:
             self.use(self.adapters[0])
 
@@ -100,11 +105,11 @@ class Conversation:
         if not question and not self.turns:
             raise ConfigError("compare on what? Nothing was asked yet: /compare TEXT")
         question = question or self.turns[-1]["prompt"]
-        ids = self._ids([{"role": "user", "content": question}])
         before, answers = self.in_use, {}
         try:
             for name in (BASE, *self.adapters):
                 self.use(name)
+                ids = self._ids([{"role": "user", "content": question}])
                 answers[name] = "".join(self._stream(ids))
         finally:
             self.use(before)
@@ -112,6 +117,10 @@ class Conversation:
         return answers
 
     def _ids(self, said: list[dict[str, str]]) -> list[int]:
+        trained = self._trained.get(self.in_use)
+        if trained is not None and trained.name in ("plain", "alpaca"):
+            # It has learnt to answer this, and no conversation: each question stands alone.
+            return trained.ids(said[-1]["content"], self.tokenizer)
         if not self._speaks:
             return self.tokenizer.encode(said[-1]["content"], start=True)
         ids = self.tokenizer.encode(self.tokenizer.chat(said))

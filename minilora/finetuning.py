@@ -192,7 +192,8 @@ def finetune(
     accumulate, checkpointing   take each batch in parts; compute blocks again: less memory
     resume   go on from the checkpoint of a run that was stopped
 
-    Returns the history and the model. If it was interrupted, only log and checkpoint are saved.
+    Returns the history and the model. If it was interrupted, only log, `run.json` and checkpoint
+    are saved.
     Raises DataError naming file and line, ConfigError, NonFiniteError, OSError.
     """
     model: Any = load_base(base)

@@ -167,6 +167,8 @@ class Module:
                 )
             if isinstance(array, np.ndarray):
                 array = np.ascontiguousarray(array, dtype=mine[name].dtype)
+            else:
+                mine[name].requires_grad = False  # packed: bits cannot be trained
             mine[name].data = array
             missing.discard(name)
         if missing:

@@ -9,6 +9,7 @@ import pytest
 
 from minilora import training
 from minilora.bases import load_base
+from minilora.diagnosing import examine_folder
 from minilora.errors import ConfigError, DataError, FormatError, MiniloraError
 from minilora.finetuning import SKILLS_DEFAULTS, check_data, defaults_for, finetune, read_run
 from minilora.peft import LoraConfig, PeftModel
@@ -177,6 +178,7 @@ def test_run_json_says_what_was_run(data, out, lora):
     run = read_run(out)
     assert (run.lora, run.steps, run.data_sha256) == (lora, 4, said["data_sha256"])
     check_data(run)
+    assert not [finding for finding in examine_folder(out) if "run.json" in str(finding)]
 
 
 def test_a_stopped_run_is_still_said(data, out, monkeypatch):

@@ -58,9 +58,9 @@ def load_model(base):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if RUN["checkpointing"]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if RUN["method"] == "lora":
-        model = PeftModel.from_pretrained(model, FILES / "adapter", is_trainable=True)
-    return model.train()
+    if RUN["method"] == "full":
+        return model.train()
+    return PeftModel.from_pretrained(model, FILES / "adapter", is_trainable=True).train()
 
 
 def factor(step):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from minilora.cli.options import add_json_option, add_sampling_options, print_json
+from minilora.cli.options import add_json_option, add_sampling_options, print_json, say
 
 EXAMPLE = "minilora generate --prompt rev:abcdefgh="
 
@@ -25,6 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from minilora.bases import load_base
+    from minilora.data.template_files import differs, template_of
+    from minilora.data.templates import template
     from minilora.errors import ConfigError
     from minilora.generation import generate
     from minilora.peft import PeftModel
@@ -35,11 +37,12 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"base {options.base!r} has no tokenizer.json, which text needs")
     if options.adapter:
         model = PeftModel.from_pretrained(model, options.adapter)
-    if options.chat:
-        # The template writes whatever a text starts with itself.
-        ids = tokenizer.encode(tokenizer.chat([{"role": "user", "content": options.prompt}]))
-    else:
-        ids = tokenizer.encode(options.prompt, start=True)
+    trained = template_of(options.adapter, tokenizer) if options.adapter else None
+    asked = template("chat", tokenizer) if options.chat else trained or template("plain", tokenizer)
+    words = differs(asked.name, trained)
+    if words:
+        say(words)
+    ids = asked.ids(options.prompt, tokenizer)
     new = generate(
         model,
         [ids],

@@ -32,6 +32,7 @@ from minilora.files.gguf_writing import write_gguf
 from minilora.files.safetensors import read_shapes
 from minilora.model import ModelConfig, Transformer, rotary_frequencies
 from minilora.peft import PeftModel
+from minilora.quant.linear import unpacked
 
 # By model_type: what llama.cpp calls it. A Mistral is computed as a Llama.
 _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2"}
@@ -139,7 +140,7 @@ def export_model(
     config = model.config
     target_of = _namer(config)
     tensors = {
-        target_of(name): permuted(name.rpartition(".")[0], array, config)
+        target_of(name): permuted(name.rpartition(".")[0], unpacked(array), config)
         for name, array in model.state_dict().items()
     }
     if (config.rope_scaling or {}).get("rope_type") == "llama3":

@@ -29,6 +29,12 @@ from minilora.peft import get_peft_model
 
 TEMPLATE = files("minilora") / "assets" / "peft_script.py"
 
+# What a run has that its script shows; the schedule, a cosine, is in the script's code.
+_SETTINGS = (
+    *("steps", "batch_size", "accumulate", "lr", "warmup", "betas", "eps", "weight_decay"),
+    *("max_grad_norm", "checkpointing", "seed"),
+)
+
 
 class WrittenScript(NamedTuple):
     """What was written: a run of which method, steps, examples; where the base and the rest are."""
@@ -84,10 +90,8 @@ def export_peft_script(
 
 def script(run: Run, base: str, pad_id: int) -> str:
     """The script's text: the template with the settings of a run in it."""
-    names = ("steps", "batch_size", "accumulate", "lr", "warmup", "betas", "eps", "weight_decay")
-    names += ("max_grad_norm", "checkpointing", "seed")
     settings = {"base": base, "method": "lora" if run.lora else "full"}
-    settings |= {name: getattr(run, name) for name in names} | {"pad_id": pad_id}
+    settings |= {name: getattr(run, name) for name in _SETTINGS} | {"pad_id": pad_id}
     lines = "".join(f'    "{name}": {_literal(value)},\n' for name, value in settings.items())
     return TEMPLATE.read_text(encoding="utf-8").replace(
         "RUN: dict = {}\n", f"RUN = {{\n{lines}}}\n", 1

@@ -15,11 +15,12 @@ _BEST = Prediction(
         "各用自己最好的学习率。哪一个答得最好？（如果随机种子分不出第一和第二，就算平手。）",
     ),
     Both(
-        "LoRA tempts, as the one that everybody uses. But it is used for more than its accuracy: "
-        "it merges, starts at the base and takes no context. What equal numbers can do depends on "
-        "where they stand; by how much, the rows above have said.",
-        "容易答 LoRA，因为大家都用它。但用它不只是为了正确率：它能合并，起点就是基础模型，"
-        "也不占上下文。同样多的数能做到什么，取决于它们放在哪里；差多少，上面的数据已经说了。",
+        "Most people say LoRA, because most people use it. That proves nothing: it is also used "
+        "because it merges, starts at the base and takes no context. What equal numbers can do "
+        "depends on where they stand; by how much, the rows above have said.",
+        "多数人答 LoRA，因为多数人用它。这说明不了什么：大家用它，也因为它能合并、"
+        "起点就是基础模型、不占上下文。同样多的数能做到什么，取决于它们放在哪里；"
+        "差多少，上面的数据已经说了。",
     ),
     options=("LoRA", "prompt", "prefix", "adapter", "a tie"),
     catches=("M36",),
@@ -189,11 +190,12 @@ LESSON = Lesson(
         "只有 LoRA 的旁路在合并之后就消失了。每种方法用自己的学习率来比较；平手就说平手。",
     ),
     not_shown=Both(
-        "how IA³ and DoRA are made (their modules say it), a prefix learnt through an MLP, and "
-        "large models: there prompt tuning is said to come near full fine-tuning (arXiv "
-        "2104.08691), and long texts make virtual tokens cheap.",
-        "IA³ 和 DoRA 的做法（见它们的模块说明），通过 MLP 学习的前缀，以及大模型："
-        "据说在那里提示微调接近全量微调（arXiv 2104.08691），而且长文本让虚拟词元变得便宜。",
+        "how IA³ and DoRA are made (their modules say it), a prefix learnt through an MLP, a "
+        "prompt that begins as words, and large models: there prompt tuning is said to come near "
+        "full fine-tuning (arXiv 2104.08691), and long texts make virtual tokens cheap.",
+        "IA³ 和 DoRA 的做法（见它们的模块说明），通过 MLP 学习的前缀，从真实的词开始的提示，"
+        "以及大模型：据说在那里提示微调接近全量微调（arXiv 2104.08691），"
+        "而且长文本让虚拟词元变得便宜。",
     ),
     next=Both(
         "all of them eat data. What do data decide?",

@@ -26,15 +26,13 @@ def _count_cases(rng: np.random.Generator) -> list[Case]:
 
 def _counted(method: str, L: int, C: int, d_kv: int, n: int) -> int:
     """Array by array."""
-    if method == "prompt":
-        shapes = [(n, C)]
-    elif method == "prefix":
-        shapes = [(n, d_kv), (n, d_kv)] * L
-    elif method == "adapter":
-        shapes = [(n, C), (n,), (C, n), (C,)] * 2 * L
-    else:
-        shapes = [(n, C), (C, n), (n, C), (d_kv, n)] * L
-    return sum(np.empty(shape).size for shape in shapes)
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "prompt": [(n, C)],
+        "prefix": [(n, d_kv), (n, d_kv)] * L,
+        "adapter": [(n, C), (n,), (C, n), (C,)] * 2 * L,
+        "lora": [(n, C), (C, n), (n, C), (d_kv, n)] * L,
+    }
+    return sum(np.empty(shape).size for shape in shapes[method])
 
 
 def _counting(

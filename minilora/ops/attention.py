@@ -63,10 +63,10 @@ class BlockAttention(Function):
     """The same, a block of queries at a time: memory grows with the length, not with its square.
 
     Each block sees whole rows of scores, up to its own last key, so its softmax is the plain one;
-    what a longer block would compute beyond that key and mask away is not computed at all, nor are
-    keys before the first text that it has a part of. After
-    Dao et al., "FlashAttention", arXiv 2205.14135; what they split along the keys as well, with a
-    running softmax, is for a GPU's small fast memory.
+    what a longer block would compute beyond that key and mask away is not computed at all, nor
+    what stands before the first text that it has a part of. After Dao et al., "FlashAttention",
+    arXiv 2205.14135; what they split along the keys as well, with a running softmax, is for a
+    GPU's small fast memory.
 
     Kept: q, k and v. p is computed again in backward: one product more, beside four.
     """

@@ -4,8 +4,8 @@
 
 Ŵ are the floats that the bits stand for, and Ŵᵢ some of its rows. A piece is unpacked when a
 product comes to it and is gone before the next: of all the model's matrices one piece exists in
-floats at any time, in each thread. It is unpacked once more in backward: for the memory of a
-4-bit base one pays with time, never with another result.
+floats at any time, in each thread. In backward it is unpacked once more: what a 4-bit base saves in
+memory is paid for in time.
 
 So neither layer nor operation is another one. `Linear`, LoRA's bypass, the head's cross entropy and
 an embedding's look-up use their weight in three ways, `x @ W.T`, `dy @ W` and `W[ids]`, and
@@ -182,8 +182,6 @@ def spread(array: Any) -> np.ndarray:
 
 def unpacked(array: Any) -> Any:
     """The array itself, or the floats that a packed one stands for."""
-    if isinstance(array, _Transposed):
-        return array.T.whole().T
     return array.whole() if isinstance(array, PackedMatrix) else array
 
 

@@ -50,6 +50,7 @@ formulas = {
 sizes = {"lora": 8, "prompt": 128, "prefix": 16, "adapter": 8}  # r, p, p, m
 
 # %%
+# A method at a size, as a setup of the laboratory says it.
 setups = {method: Setup(**Arm(method, n).chosen) for method, n in sizes.items()}
 for method, n in sizes.items():
     trained = model_for(setups[method]).n_parameters(trainable=True)
@@ -149,12 +150,10 @@ from minilora.training import train
 row = arms["prefix p = 16"].reports[0]
 setup = Setup.of(row)
 prefix = model_for(setup)
-with_seed = Batches(task.train, setup.batch_size, seed=setup.seed)
+batches = Batches(task.train, setup.batch_size, seed=setup.seed)
 schedule = minilora.Schedule("cosine", setup.steps, warmup=setup.steps // 20)
 optimizer = minilora.AdamW(prefix.parameters(), lr=setup.lr)
-history = train(
-    prefix, optimizer, with_seed, steps=lesson.live(60), schedule=schedule, progress=None
-)
+history = train(prefix, optimizer, batches, steps=lesson.live(60), schedule=schedule, progress=None)
 
 # %%
 for step in (1, 10, 60):
@@ -211,11 +210,9 @@ for part in (answering.starts, answering.merges, answering.room):
 # fine-tuning, and with how many numbers.
 
 # %%
-lesson.figure(draw_budget, rows)
-
-# %%
 from minilora.experiments.relatives.arms import BUDGETS
 
+lesson.figure(draw_budget, rows)
 for budget in BUDGETS:
     print(answering.ranking(everything, budget))
 print(answering.reached(everything))

@@ -125,3 +125,56 @@ def test_no_gguf_names_the_pip_command(mistake, adapter, monkeypatch):
     for merged in ((), ("--merged",)):
         line = mistake(*EXPORT, *merged, "--out", "a.gguf")
         assert "'gguf'" in line and "pip install 'minilora[llm]'" in line
+
+
+@pytest.fixture
+def run_folder(run, rows):
+    """A run of two steps, in `tuned`, on rows.jsonl."""
+    assert run("finetune", "--data=rows.jsonl", "--steps=2", "--batch-size=4", "--out=tuned")
+
+
+SCRIPT = ("export", "tuned", "--format", "peft-script")
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_a_script_of_a_run(run, here):
+    for _ in range(2):  # the second takes the place of the first
+        outcome = run(*SCRIPT, "--out", "go on.py")
+        assert outcome.status == 0
+        assert outcome.out.startswith("lora, 2 steps on 8 examples; needs go on-files/ beside it")
+        assert outcome.said == ["use it:  python 'go on.py' --out tuned"]
+    said = run(*SCRIPT, "--out", "b.py", "--json").json()
+    assert said == {
+        "format": "peft-script",
+        "out": "b.py",
+        "method": "lora",
+        "steps": 2,
+        "examples": 8,
+        "base": "b-files/base",
+        "files": "b-files",
+    }
+    assert (here / "b-files/adapter/adapter_model.safetensors").is_file()
+
+
+def test_a_script_of_a_run_with_dropout_says_what_will_differ(run, rows):
+    run("finetune", "--data=rows.jsonl", "--steps=1", "--dropout=0.1", "--out=tuned")
+    assert "dropout" in run(*SCRIPT, "--out", "b.py").said[0]
+
+
+@pytest.mark.usefixtures("run_folder")
+def test_what_has_no_script(mistake, run, here):
+    assert "--base is for --format gguf" in mistake(*SCRIPT, "--out=b.py", "--base=skills")
+    assert "--merged" in mistake(*SCRIPT, "--out=b.py", "--merged")
+    assert ".py" in mistake(*SCRIPT, "--out=b.txt")
+    (here / "rows.jsonl").rename(here / "moved.jsonl")
+    line = mistake(*SCRIPT, "--out=b.py")
+    assert "'rows.jsonl'" in line and "--data" in line
+    assert run(*SCRIPT, "--out=b.py", "--data=moved.jsonl").status == 0
+    (here / "moved.jsonl").write_text((here / "moved.jsonl").read_text() + "\n")
+    assert "SHA-256" in mistake(*SCRIPT, "--out=c.py", "--data=moved.jsonl")
+    (here / "tuned/run.json").unlink()
+    assert "no run.json" in mistake(*SCRIPT, "--out=c.py")
+
+
+def test_data_is_for_scripts(mistake, adapter):
+    assert "--format peft-script" in mistake(*EXPORT, "--out=a.gguf", "--data=rows.jsonl")

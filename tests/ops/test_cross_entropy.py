@@ -1,6 +1,7 @@
 """Cross entropy, from logits or straight from the last vectors: masks, extremes, chunks, shares."""
 
 import importlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -181,8 +182,21 @@ def test_logits_exist_for_one_chunk_at_a_time_and_for_labelled_tokens_only(monke
     surprise = room._surprise
     monkeypatch.setattr(room, "_surprise", lambda z, t: made.append(z.shape) or surprise(z, t))
     straight(leaf(X), leaf(W))
-    assert made == [(4, V), (4, V), (3, V)]
+    assert made == [(3, V), (4, V), (4, V)]
     assert count_targets(LABELS) == 11
+
+
+def test_the_logits_of_two_chunks_are_never_there_at_once(monkeypatch):
+    x, head = np.ones((200, 8), np.float32), np.ones((1000, 8), np.float32)
+    monkeypatch.setattr(room, "_CHUNK", 40 * len(head))
+    chunk = 40 * len(head) * x.itemsize
+    tracemalloc.start()
+    try:
+        straight(Tensor(x, requires_grad=True), Tensor(head), np.arange(200))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert chunk < peak < 1.5 * chunk
 
 
 @pytest.mark.parametrize(

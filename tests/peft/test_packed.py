@@ -10,6 +10,8 @@ import minilora
 from minilora.autograd import backward, gradcheck, no_grad
 from minilora.bases import load_base, quantize_base
 from minilora.errors import AdapterError, ConfigError, NonFiniteError
+from minilora.exporting.gguf import export_model
+from minilora.exporting.merging import save_merged
 from minilora.generation import generate
 from minilora.model import ModelConfig, Transformer
 from minilora.optim import AdamW
@@ -281,3 +283,29 @@ def test_nan_goes_through():
         assert np.isnan(model(IDS).data).all()
     gradients = backward(get_peft_model(base(), LORA).loss(IDS, IDS))
     assert all(np.isfinite(g).all() for g in gradients.values())
+
+
+def test_a_base_in_few_bits_is_written_for_other_programs_in_floats(tmp_path):
+    gguf = pytest.importorskip("gguf", reason="needs the extra llm")
+    model = load_base("skills", quantize="nf4")
+    save_merged(model, tmp_path / "plain", "float32")
+    expected = in_floats(model).state_dict()
+    for name, W in load_base(tmp_path / "plain").state_dict().items():
+        np.testing.assert_array_equal(W, expected[name])
+    pytest.importorskip("tokenizers", reason="needs the extra llm")
+    export_model(model, tmp_path / "plain.gguf")
+    up = "model.layers.0.mlp.up_proj.weight"
+    (found,) = (
+        t
+        for t in gguf.GGUFReader(tmp_path / "plain.gguf").tensors
+        if t.name == "blk.0.ffn_up.weight"
+    )
+    np.testing.assert_array_equal(found.data, expected[up])
+
+
+def test_bits_given_to_a_model_of_floats_freeze_what_they_replace():
+    model, packed = load_base("skills"), load_base("skills", quantize="nf4")
+    model.load_state_dict(packed.state_dict())
+    in_bits = [p for p in model.parameters() if isinstance(p.data, PackedMatrix)]
+    assert len(in_bits) == 28
+    assert not any(p.requires_grad for p in in_bits)

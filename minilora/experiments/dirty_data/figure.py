@@ -62,8 +62,8 @@ def _clean(ax: Any, values: list[float]) -> None:
     """What there is without dirt: a band across."""
     low, high = 100 * min(values), 100 * max(values)
     ax.axhspan(low, high, color=plots.FAINT, alpha=0.35, linewidth=0)
-    place = {"xytext": (-4, 4), "textcoords": "offset points", "ha": "right", "fontsize": 10}
-    ax.annotate("clean, all seeds", (1, high), xycoords=ax.get_yaxis_transform(), **place)
+    place = {"xytext": (4, 7), "textcoords": "offset points", "fontsize": 10}
+    ax.annotate("clean, all seeds", (0, high), xycoords=ax.get_yaxis_transform(), **place)
 
 
 def _name(ax: Any, ends: list[tuple[str, float, float]]) -> None:

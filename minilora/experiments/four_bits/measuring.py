@@ -167,7 +167,7 @@ def tuned(point: dict[str, Any]) -> dict[str, Any]:
 
 def merged_ways(
     setup: Setup, model: Any, *, test: bool = True
-) -> tuple[dict[str, dict[str, float]], list[Any]]:
+) -> tuple[dict[str, dict[str, Any]], list[Any]]:
     """The adapter of a tuned model put into the base's weights, in each of the ways.
 
     First way → new, share of its test that is right, None without `test`, and nll, nats a token of

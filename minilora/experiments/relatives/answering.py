@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from minilora.experiments.lab import stats
 from minilora.experiments.lab.stats import percent
-from minilora.experiments.relatives.arms import BUDGETS, Measured, Row, measured
+from minilora.experiments.relatives.arms import BUDGETS, MIDDLE, Measured, Row, measured
 from minilora.method_names import LABELS
 
 NEAR = 0.05  # of full's accuracy: "reaches the line"
-MIDDLE = BUDGETS[2]  # at which costs are laid side by side
 ALIKE = 1.1  # costs within this factor are called equal
 
 

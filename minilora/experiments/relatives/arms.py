@@ -21,6 +21,7 @@ from minilora.method_names import LABELS
 Row = dict[str, Any]
 
 BUDGETS = (2_048, 4_096, 16_384, 65_536)
+MIDDLE = 16_384  # at which costs are laid side by side
 # A method's sizes, one a budget; the knob of each as `Setup` calls it, and as people write it.
 SIZES = {
     "lora": (1, 2, 8, 32),

@@ -8,14 +8,14 @@ from typing import Any
 from minilora import plots
 from minilora.errors import ConfigError
 from minilora.experiments.lab import stats
-from minilora.experiments.relatives.arms import Measured, Row, measured
+from minilora.experiments.relatives.arms import MIDDLE, Measured, Row, measured
 
 Ending = tuple[str, float, float]  # a method's name, and where its line ends
 NEAR, HIGH = 55, 13  # names nearer to one another than that, in points, are moved apart
 
 
 def draw(rows: list[Row], path: str | Path) -> None:
-    """Two panels over trained parameters. ConfigError if no row can be drawn."""
+    """Two panels. ConfigError if no row can be drawn."""
     arms = measured(rows)
     if not any(a.parameters for a in arms):
         raise ConfigError(
@@ -61,33 +61,38 @@ def learnt(ax: Any, arms: list[Measured]) -> str:
 
 
 def cost(ax: Any, arms: list[Measured]) -> str:
-    """Work of a step as a multiple of full fine-tuning's, filled; its time, hollow."""
-    title = "What a step costs, against full fine-tuning"
+    """A step's work and time against full fine-tuning's: arms of the middle budget or of none."""
+    title = "What a step costs"
     ax.set_title(title)
-    opened = [a for a in arms if a.books and not a.refused]
-    line = next((a.books for a in opened if a.method == "full"), None)
-    if line is None or len(opened) < 2:
+    opened = [(a, a.books) for a in arms if a.books and not a.refused]
+    line = next((b for a, b in opened if a.method == "full"), None)
+    some = [(a, b) for a, b in opened if a.budget in (None, MIDDLE)]
+    if line is None or len(some) < 2:
         return plots.not_measured(ax, title)
-    words = [f"{title}: multiplications and additions, and time, as multiples of full's."]
-    endings = []
-    for method, each in methods(opened).items():
-        xs = [a.parameters or 0 for a in each]
-        work = [a.books["flops"]["total"] / line["flops"]["total"] for a in each if a.books]
-        time = [a.books["times_full"] for a in each if a.books]
-        endings.append(_line(ax, method, xs, [[w] for w in work]))
-        ax.plot(xs, time, plots.METHODS[method][0], color=plots.INK, markerfacecolor="white")
-        said = ", ".join(
-            f"{x:,} {w:.2f} and {t:.2f}" for x, w, t in zip(xs, work, time, strict=True)
-        )
-        words.append(f"  {plots.NAMES[method]}: {said}")
-    _across(ax, [1.0], "full")
-    _axes(ax)
-    ax.set_yscale("log")
-    ticks = (0.5, 1, 2, 4, 8)
-    ax.set_yticks(ticks, [f"{t:g}×" for t in ticks])
+    words = [
+        f"{title}, at about {MIDDLE:,} trained numbers or a method's one size: multiplications and "
+        "additions, and time, as multiples of full's."
+    ]
+    names = []
+    for y, (a, b) in enumerate(some):
+        work, time = b["flops"]["total"] / line["flops"]["total"], b["times_full"]
+        ax.plot([work, time], [y, y], "-", color=plots.FAINT, zorder=1)
+        for x, fill in ((time, "white"), (work, plots.INK)):
+            ax.plot(x, y, "o", color=plots.INK, markerfacecolor=fill, markersize=7)
+        above: Any = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(f"{work:.2f}", (work, y), fontsize=9, **above)
+        names.append(f"{a.name}\n{a.parameters:,}")
+        words.append(f"  {a.name}, {a.parameters:,} numbers: {work:.2f} and {time:.2f}")
+    ax.set_yticks(range(len(some)), names, fontsize=9)
+    ax.set_ylim(len(some) - 0.5, -0.6)
+    ax.axvline(1, color=plots.INK, linewidth=1)
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(low, 0.45), max(high, 2) * 1.5)
+    ticks = [t for t in (0.5, 1, 2, 4, 8, 16) if t < ax.get_xlim()[1]]
+    ax.set_xticks(ticks, [f"{t:g}×" for t in ticks])
     ax.minorticks_off()
-    ax.set(ylabel="a step against full's: work ●, time ○")
-    _name(ax, endings)
+    ax.set(xlabel="against a step of full fine-tuning: ● work, ○ time")
     return "\n".join(words)
 
 
@@ -139,6 +144,7 @@ def _axes(ax: Any) -> None:
 
 
 def caption(rows: list[Row], arms: list[Measured]) -> str:
+    """Settings, seeds, what found no room, and the command."""
     tried, told = (stats.where(rows, role=role) for role in ("choose", "report"))
     refused = "; ".join(f"{a.name}: no room" for a in arms if a.refused)
     return (
