@@ -227,20 +227,18 @@ LESSON = Lesson(
         "Sixteen levels suffice since they stand where the weights are, and since every 64 weights "
         "have a scale of their own. Constants count: 4.5 bits, or 4.127 if they are quantized in "
         "turn. The base is only read, y = x·deq(W)ᵀ and dx = dy·deq(W); what is trained stays in "
-        "floats. It saves memory, not time. And what four bits have forgotten they do not learn "
-        "again: a small ΔW, merged back, vanishes. Keep it apart, or merge into 16 bits.",
+        "floats. It saves memory, not time. A small ΔW, merged back, vanishes: keep it apart, or "
+        "merge it into 16 bits.",
         "十六个取值够用，因为它们就站在权重密集的地方，也因为每 64 个权重有自己的尺度。"
         "常数也要算：4.5 位，若常数再量化则是 4.127 位。基础模型只被读取，"
         "y = x·deq(W)ᵀ，dx = dy·deq(W)；训练的部分仍是浮点数。省的是内存，不是时间。"
-        "四位里丢掉的找不回来：小的 ΔW 合并回去就消失了。要么分开放，要么合并成 16 位。",
+        "小的 ΔW 合并回去就消失了：要么分开放，要么合并成 16 位。",
     ),
     not_shown=Both(
-        "paged optimizers and the kernels of a GPU, which turn codes into floats inside of the "
-        "product; formats that look at data to choose codes. And a large model: our base has few "
-        "outliers, and an adapter that moves its weights far more than one moves those of an LLM.",
-        "分页优化器，以及 GPU 上在乘法内部把编码变成浮点数的核函数；根据数据来选编码的格式。"
-        "还有大模型：我们的基础模型离群值很少，"
-        "而适配器使它的权重移动的幅度，远大于在大语言模型里。",
+        "paged optimizers, GPU kernels, formats that look at data to choose codes. And a large "
+        "model: there weights have more outliers, and an adapter moves them far less than ours.",
+        "分页优化器、GPU 核函数、根据数据来选编码的格式。还有大模型："
+        "那里权重的离群值更多，而适配器移动权重的幅度远小于这里。",
     ),
     next=Both(
         "other small patches: prompts, prefixes, bottlenecks. What does one budget buy?",

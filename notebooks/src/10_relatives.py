@@ -124,7 +124,9 @@ arms = {a.name: a for a in measured(rows)}
 row, seeds = arms["adapter m = 8"].reports[0], arms["adapter m = 8"].new
 setup = Setup.of(row)  # seed 0
 live, adapter = tune(replace(setup, steps=lesson.live(setup.steps)))
-print(f"lr {setup.lr:g}, {setup.steps} steps: new skill {live['new']:.0%} on the test")
+print(
+    f"lr {setup.lr:g}, {live['curve'][-1]['step']} steps: new skill {live['new']:.0%} on the test"
+)
 
 # %%
 if len(live["losses"]) == len(row["losses"]):

@@ -176,6 +176,12 @@ def test_bottlenecks_begin_at_the_base_and_do_not_merge():
     assert prefix["flops"]["total"] < adapter["flops"]["total"] * 1.1
 
 
+def test_rows_of_an_arm_are_in_the_order_of_their_seeds(rows):
+    arm = next(a for a in measured(rows[::-1]) if a.name == "prefix p = 4")
+    assert [r["seed"] for r in arm.reports] == [0, 1, 2, 3, 4]
+    assert [a.name for a in measured(rows[::-1])] == [a.name for a in ARMS]
+
+
 def test_ties_are_called_ties(rows):
     said = answering.answer(rows)
     assert "adapter m = 8 is best." in said and "a tie" not in said

@@ -76,7 +76,11 @@ def _tunings(plan: Plan) -> list[Point]:
             steps=steps,
             glances=1 if plan.quick or role == "small" else 5,
             seed=seed,
-        ).point(role=role, arm=f"QLoRA {f}" if f else "LoRA")
+        ).point(
+            role=role,
+            arm=f"QLoRA {f}" if f else "LoRA",
+            **({"strings": 20} if plan.quick else {}),
+        )
         for role, f, lr in arms
         for seed in list(plan.seeds)[: 1 if plan.quick else None]
     ]

@@ -154,25 +154,28 @@ def _arrives(report: Requantized) -> dict[str, float]:
 def tuned(point: dict[str, Any]) -> dict[str, Any]:
     """A tuning as `tune` has it; and, unless it diverged, its adapter merged (`merged_ways`).
 
-    A small one has learnt too little for old and new to be asked of the test.
+    A small one has learnt too little for old and new to be asked of the test. With `strings` in
+    the point only so many are asked, and nothing old.
     """
-    setup = Setup.of(point)
-    whole = point["role"] == "tune"
-    result, model = tune(setup, test=whole)
+    setup, whole = Setup.of(point), point["role"] == "tune"
+    strings = point.get("strings") if whole else 0
+    result, model = tune(setup, test=whole and strings is None)
     if result["diverged"] is not None:
         return result | {"merged": None, "arrives": None}
-    ways, arrives = merged_ways(setup, model, test=whole)
-    return result | {"merged": ways, "arrives": arrives}
+    ways, arrives = merged_ways(setup, model, strings)
+    return {"new": ways["apart"]["new"], **result, "merged": ways, "arrives": arrives}
 
 
 def merged_ways(
-    setup: Setup, model: Any, *, test: bool = True
+    setup: Setup, model: Any, strings: int | None = None
 ) -> tuple[dict[str, dict[str, Any]], list[Any]]:
     """The adapter of a tuned model put into the base's weights, in each of the ways.
 
-    First way → new, share of its test that is right, None without `test`, and nll, nats a token of
-    its validation: the base without it, apart, float32, bfloat16, and the format of the base if it
-    has one. Then, for each adapted matrix in few bits, what of ΔW arrives.
+    First way → new, share of its test that is right, and nll, nats a token of its validation: the
+    base without it, apart, float32, bfloat16, and the format of the base if it has one. Then, for
+    each adapted matrix in few bits, what of ΔW arrives.
+
+    strings   of the test that are asked; 0: none, and new is None
     """
     task = task_of(setup.task, setup.seed)
     change = {path: layer.delta("default") for path, layer in model.layers().items()}
@@ -182,11 +185,9 @@ def merged_ways(
     reports: list[Requantized] = []
     if setup.quantize:
         ways[setup.quantize], reports = _in_bits(setup, change)
+    test = task.test[:strings]
     told = {
-        way: {
-            "new": exact_match(m, task.test) if test else None,
-            "nll": mean_nll(m, task.validation),
-        }
+        way: {"new": exact_match(m, test) if test else None, "nll": mean_nll(m, task.validation)}
         for way, m in ways.items()
     }
     return told, [_arrives(r) for r in reports]

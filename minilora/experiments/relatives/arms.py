@@ -118,14 +118,18 @@ class Measured:
 
 
 def measured(rows: list[Row]) -> list[Measured]:
-    """The arms that there are rows of, in the order of `ARMS`, unknown ones behind them."""
+    """The arms that there are rows of, in the order of `ARMS`, unknown ones behind them.
+
+    Each one's rows stand in the order of their seeds, whoever was measured first.
+    """
     order = {arm.name: i for i, arm in enumerate(ARMS)}
     names = sorted({r["arm"] for r in rows}, key=lambda n: (order.get(n, len(order)), n))
     found = []
     for name in names:
         some = stats.where(rows, arm=name)
         books, reports, tries = (
-            stats.where(some, role=role) for role in ("books", "report", "choose")
+            sorted(stats.where(some, role=role), key=lambda r: r["seed"])
+            for role in ("books", "report", "choose")
         )
         first = some[0]
         open_books = books[0] if books else None
