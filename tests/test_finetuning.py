@@ -11,8 +11,9 @@ from minilora import training
 from minilora.bases import load_base
 from minilora.diagnosing import examine_folder
 from minilora.errors import ConfigError, DataError, FormatError, MiniloraError
-from minilora.finetuning import SKILLS_DEFAULTS, check_data, defaults_for, finetune, read_run
+from minilora.finetuning import SKILLS_DEFAULTS, defaults_for, finetune
 from minilora.peft import LoraConfig, PeftModel
+from minilora.runs import check_data, read_run
 
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.1)
 QUICK = {"steps": 4, "batch_size": 4, "seed": 3, "progress": False}
@@ -37,7 +38,8 @@ def names(folder):
 
 def test_lora_leaves_an_adapter_and_a_log(data, out, fingerprint):
     history, model = finetune("skills", data, out, lora=LORA, **QUICK)
-    files = ["adapter_config.json", "adapter_model.safetensors", "log.jsonl", "run.json"]
+    files = ["adapter_config.json", "adapter_model.safetensors", "log.jsonl"]
+    files += ["minilora_template.json", "run.json"]
     assert names(out) == files
     assert len(history.losses) == 4
     again = PeftModel.from_pretrained(load_base("skills"), out)
@@ -47,7 +49,7 @@ def test_lora_leaves_an_adapter_and_a_log(data, out, fingerprint):
 
 def test_full_leaves_a_model_and_a_log(data, out, fingerprint):
     _, model = finetune("skills", data, out, lora=None, **QUICK)
-    files = ["config.json", "log.jsonl", "model.safetensors", "run.json"]
+    files = ["config.json", "log.jsonl", "minilora_template.json", "model.safetensors", "run.json"]
     assert names(out) == [*files, "tokenizer.json", "tokenizer_config.json"]
     again = load_base(out)
     assert fingerprint(again.state_dict()) == fingerprint(model.state_dict())

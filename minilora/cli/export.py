@@ -82,7 +82,7 @@ def _gguf(options: argparse.Namespace) -> tuple[dict[str, Any], str, str]:
 
 def _peft_script(options: argparse.Namespace) -> tuple[dict[str, Any], str, str]:
     from minilora.exporting.peft_script import export_peft_script
-    from minilora.finetuning import read_run
+    from minilora.runs import read_run
 
     check_ending(options.out, ".py")
     _check_given(options, "gguf", "base", "merged", "dtype")

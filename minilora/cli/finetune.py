@@ -1,33 +1,36 @@
 """Tune a base on your own examples, and save the adapter (or, with --method full, the model).
 
-Each line of the data is {"prompt": …, "completion": …}, joined as they stand, or
-{"messages": […]}, through the base's chat template. Only answers count in the loss.
+Each row of the data is {"prompt": …, "completion": …}, joined as they stand, or
+{"messages": […]}, through the base's chat template, or what `minilora data` reads besides. What
+looks wrong with the file is said first. Only answers count in the loss, unless --mask says so.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from minilora.cli.options import (
     add_json_option,
-    add_lora_options,
+    add_method_options,
     as_base,
-    lora_config,
+    method,
     number,
     print_json,
     say,
     whole,
 )
+from minilora.method_names import METHODS
 
 EXAMPLE = "minilora finetune --data examples.jsonl --steps 150 --out my-adapter"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", default="skills", help="skills (default), smollm2, or a folder")
-    parser.add_argument("--data", required=True, metavar="FILE.jsonl", help="an example a line")
+    parser.add_argument("--data", required=True, metavar="FILE", help="JSON Lines, JSON, CSV …")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="for the adapter or model")
-    parser.add_argument("--method", choices=("lora", "full"), default="lora", help="default lora")
-    lora = add_lora_options(parser)
+    parser.add_argument("--method", choices=METHODS, default="lora", help="default lora")
+    lora = add_method_options(parser)
     lora.add_argument(
         "--dropout",
         type=number(0, 1, from_low=True),
@@ -56,26 +59,89 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=whole(0), default=0, metavar="N", help="of data order and A; default 0"
     )
+    parser.add_argument(
+        "--optimizer",
+        choices=("adamw", "adamw-8bit", "adamw-paged"),
+        default="adamw",
+        help="default adamw; its moments in 8 bits, or in a file",
+    )
+    _add_data_options(parser)
     parser.add_argument("--resume", action="store_true", help="go on where a stopped run ended")
     add_json_option(parser)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--template",
+        metavar="NAME",
+        help="rows are written in: base, plain, alpaca or chat; default: each in its own form",
+    )
+    group.add_argument(
+        "--mask",
+        metavar="NAME",
+        default="answers",
+        help="what is learnt: answers (default), last (the last answer only), none (everything)",
+    )
+    group.add_argument("--replay-data", metavar="FILE", help="old examples, so as not to forget")
+    group.add_argument(
+        "--replay",
+        type=number(0, 1, from_low=True),
+        default=0.0,
+        metavar="SHARE",
+        help="of every batch, from --replay-data, in [0, 1); default 0",
+    )
+    group.add_argument(
+        "--bucket", action="store_true", help="rows of similar length together: less padding"
+    )
+    group.add_argument(
+        "--pack",
+        type=whole(2),
+        metavar="N",
+        help="several examples in rows of N tokens, none seeing another",
+    )
+
+
+def _say_what_looks_wrong(data: str) -> None:
+    """Of rows that can be trained on; one that cannot stops the run, and is told then."""
+    from minilora.data.checking import check_file
+    from minilora.errors import MiniloraError
+
+    try:
+        report = check_file(data, format=None if Path(data).suffix else "jsonl")
+    except (MiniloraError, OSError):
+        return
+    if report.dropped.get("broken") or report.dropped.get("empty") or not report.found:
+        return
+    for line in report.lines():
+        say(line)
+    say("all of it is trained on as it is; `minilora data clean` leaves such rows out")
 
 
 def run(options: argparse.Namespace) -> int:
     from minilora.bases import BASES
     from minilora.finetuning import finetune
 
-    lora = lora_config(options)
+    chosen = method(options.method, options)
+    _say_what_looks_wrong(options.data)
     history, model = finetune(
         options.base,
         options.data,
         options.out,
-        lora=lora,
+        method=chosen,
         steps=options.steps,
         batch_size=options.batch_size,
         lr=options.lr,
         accumulate=options.accumulate,
         checkpointing=options.checkpointing,
         seed=options.seed,
+        optimizer=options.optimizer,
+        template=options.template,
+        mask=options.mask,
+        replay_data=options.replay_data,
+        replay=options.replay,
+        bucket=options.bucket,
+        pack=options.pack,
         resume=options.resume,
     )
     if history.interrupted:
@@ -99,6 +165,6 @@ def run(options: argparse.Namespace) -> int:
             f"loss {history.losses[0]:.3f} → {history.losses[-1]:.3f}"
         )
         base = options.base if options.base in BASES else as_base(options.base)
-        flags = f"--base {base} --adapter" if lora else "--base"
+        flags = f"--base {base} --adapter" if chosen.config is not None else "--base"
         say(f'use it:  minilora generate {flags} {as_base(options.out)} --prompt "…"')
     return 0

@@ -24,8 +24,8 @@ from minilora.bases import BASES, load_base, save_base
 from minilora.data.batches import Batches
 from minilora.errors import ConfigError
 from minilora.files.atomic import made_folder, whole_file
-from minilora.finetuning import Run, check_data, read_run
 from minilora.peft import get_peft_model
+from minilora.runs import Run, check_data, read_run
 
 TEMPLATE = files("minilora") / "assets" / "peft_script.py"
 
@@ -64,6 +64,7 @@ def export_peft_script(
     if data is not None:
         run = replace(run, data=str(data))
     check_data(run)
+    _refuse_what_differs(run)
     if run.lora is not None and run.lora.init_lora_weights == "pissa":
         raise ConfigError(
             "an adapter of PiSSA begins by changing the base, and there is no script for that; "
@@ -88,6 +89,20 @@ def export_peft_script(
     return WrittenScript(method, run.steps, len(batches.examples), where, str(beside))
 
 
+def _refuse_what_differs(run: Run) -> None:
+    """ConfigError for settings that the script has not."""
+    if run.method not in ("full", "lora"):
+        raise ConfigError(
+            f"there is no script for method {run.method!r}, only for lora and full; its adapter "
+            "goes over as it is, if PEFT has the method"
+        )
+    if run.optimizer_name != "adamw" or run.pack:
+        raise ConfigError(
+            f"there is no script for a run with optimizer {run.optimizer_name} and pack "
+            f"{run.pack}, only for adamw and rows of one example; tune with these"
+        )
+
+
 def script(run: Run, base: str, pad_id: int) -> str:
     """The script's text: the template with the settings of a run in it."""
     settings = {"base": base, "method": "lora" if run.lora else "full"}
@@ -104,7 +119,7 @@ def _literal(value: Any) -> str:
 
 def _write_rows(folder: Path, run: Run, batches: Batches) -> None:
     """The examples, and for each step which of them it sees, in their order."""
-    examples = batches.examples
+    examples = [*batches.examples, *batches.old]
     number = {id(example): i for i, example in enumerate(examples)}
     order = ([number[id(row)] for row in batches.rows(step)] for step in range(run.steps))
     rows = ({"ids": example.ids, "labels": example.labels} for example in examples)

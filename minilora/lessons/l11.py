@@ -6,27 +6,29 @@ from minilora.lessons.content import Both, Lesson, Option, Prediction, Question
 from minilora.lessons.l11_exercises import CLEAN, FORMAT
 from minilora.lessons.l11_plans import FILES, PLAN
 
-# As `dirty_data` labels them; the last one is for kinds that the seeds do not tell apart.
-KINDS = ("wrong answers", "duplicates", "another template", "unmasked prompt", "no end token")
-NOT_TOLD = "not told apart"
+# As `dirty_data` names them; the last one is for kinds that the seeds do not tell apart.
+KINDS = ("wrong", "duplicates", "template", "prompt", "end", "a tie")
 
 _WORST = Prediction(
     "worst",
     Both(
         "LoRA learns a skill from 512 rows; 10 % of them are spoiled in one of five ways: a wrong "
-        "answer, a copy of another row, another template than the test's, a question that counts "
-        "in the loss, no end token. Which costs most on a clean test?",
-        "LoRA 从 512 行数据学一种技能；其中 10 % 以五种方式之一被弄脏：错误的回答、别的行的副本、"
-        "与测试不同的模板、问题也计入损失、没有结束符。在干净的测试上，哪一种损失最大？",
+        "answer, duplicates of a few rows, another template than the test's, a prompt that counts "
+        "in the loss, no end token. Which costs most on a clean test? (If the seeds do not tell "
+        "the first from the second, it is a tie.)",
+        "LoRA 从 512 行数据学一种技能；其中 10 % 以五种方式之一被弄脏：错误的回答（wrong）、"
+        "少数几行的副本（duplicates）、与测试不同的模板（template）、问题也计入损失（prompt）、"
+        "没有结束符（end）。在干净的测试上，哪一种损失最大？"
+        "（如果随机种子分不出第一和第二，就算平手，a tie。）",
     ),
     Both(
-        "What looks worst to a person need not be so to the loss: it averages, and a few rows that "
-        "say otherwise are outvoted. What counts is whether the clean rows still say what to do at "
-        "the place that is asked.",
-        "人觉得最糟的，损失函数未必这么看：它取平均，少数唱反调的行会被多数压过。"
-        "关键在于，干净的行是否仍然说明了被问到的那个位置该怎么做。",
+        "What looks like damage tempts: half a row missing, the form broken. But such rows teach "
+        "less, or something else, and the others still say what is right. A wrong answer pulls at "
+        "the very place that will be asked, the other way.",
+        "容易选看上去像损坏的那种：缺了一截，形式乱了。但这样的行只是教得少一些，或者教了别的，"
+        "其余的行仍然说明什么是对的。错误的回答却恰恰在将要被问到的位置上往反方向拉。",
     ),
-    options=(*KINDS, NOT_TOLD),
+    options=KINDS,
     catches=("M39",),
 )
 _TEMPLATE = Prediction(

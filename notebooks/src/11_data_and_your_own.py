@@ -57,8 +57,7 @@ batch = sorted(skills.examples(descending, "train", 64), key=lambda e: e.n_targe
 parts = [batch[i : i + 8] for i in range(0, 64, 8)]
 targets = [sum(e.n_targets for e in part) for part in parts]  # n_j
 losses = [model.loss(*collate(part)).item() for part in parts]  # nats a token
-print("targets", targets, " sum", sum(targets))
-print(f"batch             {model.loss(*collate(batch)).item():.4f}")
+print(f"{sum(targets)} targets in {targets}: batch {model.loss(*collate(batch)).item():.4f}")
 print(f"weighted by n_j/n {np.dot(losses, targets) / sum(targets):.4f}")
 print(f"mean of means     {np.mean(losses):.4f}")
 
@@ -110,7 +109,7 @@ print(answering.cosmetics(rows))
 # %%
 (first, harm), (_, next_harm) = answering.by_harm(rows, 0.1)[:2]  # the two worst, with their seeds
 told = answering.stats.apart(harm, next_harm) != "no difference shown"
-lesson.came_out("worst", KINDS[first].label if told else "not told apart")
+lesson.came_out("worst", first if told else "a tie")
 elsewhere = answering.new(rows, "template", 1.0)
 lesson.came_out("template", round(100 * sum(elsewhere) / len(elsewhere)))
 print(f"(clean rows: {percent(answering.new(rows, 'clean', 0))})")
@@ -210,17 +209,17 @@ scratch = tempfile.TemporaryDirectory()  # goes when the notebook does; a folder
 folder = Path(scratch.name)
 lines = [json.dumps(r, ensure_ascii=False) for r in sides["train"] + old_rows]
 (folder / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
-steps = lesson.live(120 if mine["base"] == "skills" else usual.steps)
-seen = steps * usual.batch_size / len(lines)
-print(f"{len(lines)} rows, {len(old_rows)} of them old; {steps} steps see each {seen:.1f} times")
+print(f"{len(lines)} rows, {len(old_rows)} of them old")
 
 # %%
 from minilora.finetuning import finetune
 
+steps = lesson.live(120 if mine["base"] == "skills" else usual.steps)
 config = minilora.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
 history, tuned = finetune(
     mine["base"], folder / "data.jsonl", folder / "run", lora=config, steps=steps, progress=False
 )
+print(f"{steps} steps saw each row {steps * usual.batch_size / len(lines):.1f} times")
 print(f"loss {history.losses[0]:.3f} at the first step, {history.losses[-1]:.3f} at the last")
 
 # %% [markdown]

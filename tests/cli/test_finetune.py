@@ -33,6 +33,7 @@ def test_lora_learns_and_what_it_suggests_can_be_typed(run, here, out):
         "adapter_config.json",
         "adapter_model.safetensors",
         "log.jsonl",
+        "minilora_template.json",
         "run.json",
     }
     assert suggested(run, outcome, ROW["prompt"]) == "gcba\n"
@@ -48,6 +49,7 @@ def test_full_learns_and_what_it_suggests_can_be_typed(run, here, out):
         "config.json",
         "log.jsonl",
         "model.safetensors",
+        "minilora_template.json",
         "run.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -198,7 +200,7 @@ def test_data_that_is_no_file(mistake, here, data):
     (here / "file").touch()
     line = mistake("finetune", "--data", data, "--out=tuned")
     assert data in line
-    assert "cannot be read as rows" in line
+    assert "cannot be read as rows" in line or "how it is to be read" in line
 
 
 @pytest.mark.parametrize("out", ["file", "file/below", "file/be\nlow", "/proc/minilora"])

@@ -24,7 +24,7 @@ from minilora.experiments.relatives.figure import draw
 STEPS = 150
 # A prompt's vectors begin with entries of about 1, and want to move as far.
 RUNGS = (*LADDER, 1.6, 5.0)
-FIRST, MOST = 5, 7  # rates an arm begins with, and ends with at the most
+FIRST, MOST = 3, 7  # rates an arm begins with, and ends with at the most
 CHOOSING_SEED = CHOOSING_SEEDS[0]
 
 
