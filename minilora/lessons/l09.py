@@ -53,9 +53,10 @@ _TIME = Prediction(
     Both(
         "Faster tempts: less is read. But nothing multiplies codes: each matrix is turned into "
         "floats for forward, and once more for backward, and then the same products are computed. "
-        "Four bits save memory.",
+        "What that costs beside them depends on model and batch. Four bits save memory.",
         "容易答更快：要读的更少。但没有任何东西直接用编码做乘法：每个矩阵在前向时要先变回浮点数，"
-        "反向时再变一次，然后做的乘法和以前一样多。四位节省的是内存。",
+        "反向时再变一次，然后做的乘法和以前一样多。"
+        "这比乘法贵多少，取决于模型和批次。四位节省的是内存。",
     ),
     options=("faster", "same", "slower"),
     catches=("M33",),

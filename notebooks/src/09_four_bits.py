@@ -14,9 +14,20 @@
 # ## Sixteen levels
 #
 # Four bits tell sixteen numbers apart. A weight is replaced by the nearest of sixteen *levels*; which ones?
-# Trained weights lie much like a normal distribution: crowded near 0, rare far out. Even steps are spent on places where hardly
-# anything lies. NF4 ("normal float", arXiv 2305.14314) asks that equal shares of a normal distribution lie between two levels, so it
-# takes quantiles:
+# Trained weights lie much like a normal distribution, crowded near 0. Even steps are spent on places where hardly anything lies:
+
+# %%
+import numpy as np
+
+draws = np.random.default_rng(0).normal(size=(2000, 64))  # 2,000 blocks of 64 weights
+scaled = draws / np.abs(draws).max(axis=1, keepdims=True)  # (2000, 64), in [-1, 1]
+even = np.linspace(-1, 1, 16)  # (16,)
+codes = np.abs(scaled[..., None] - even).argmin(axis=-1)  # (2000, 64), the nearest
+share = np.bincount(codes.ravel(), minlength=16) / codes.size  # (16,)
+print(f"of 16 even levels the 8 inner ones stand for {share[4:12].sum():.0%} of the weights")
+
+# %% [markdown]
+# NF4 ("normal float", arXiv 2305.14314) asks that equal shares of a normal distribution lie between two levels, so it takes quantiles:
 #
 # $$q = \Phi^{-1}(p), \qquad p = 0.9677083, \dots, 0.5 \ \text{in even steps}$$
 #
@@ -28,8 +39,6 @@
 # {{exercise 09.1}}
 
 # %%
-import numpy as np
-
 from minilora.lessons.l09_figure import draw_levels
 from minilora.quant.levels import NF4, nf4_levels
 
@@ -49,14 +58,11 @@ lesson.figure(draw_levels, rises, table=by_level)
 # $$a = \max_i |w_i| \qquad c_i = \text{nearest}(w_i / a) \qquad \hat w_i = a \cdot \text{level}[c_i]$$
 #
 # The error is at most half the largest gap between two levels, times $a$. One large weight makes $a$ large, and the error of its 63
-# neighbours with it: that is why blocks are small.
+# neighbours with it: that is why blocks are small. After the exercise, the first block of a matrix of our base, with the library's
+# `quantize`; its codes are those of bitsandbytes, bit for bit.
 
 # %% [markdown]
 # {{exercise 09.2}}
-
-# %% [markdown]
-# The first block of a matrix of our base, with the library's `quantize`. Its codes are those of bitsandbytes, bit for bit (the tests
-# hold a thousand random blocks against it).
 
 # %%
 import minilora
@@ -173,6 +179,9 @@ lesson.explore(show, FIXED, **CONTROLS)
 #
 # and no $dW$. The floats $\text{deq}(W)$ are made a few rows at a time, and dropped; in backward once more. $A$ and $B$ are floats and
 # are trained as in lesson 06. Embeddings, head and norms stay floats, too.
+#
+# Below, first what is held in what; then the base learns to sort letters in descending order, with NF4 below the adapter: seed 0 of
+# `minilora experiment four_bits` again, in about 15 seconds.
 
 # %%
 from minilora.experiments.lab.stats import where
@@ -188,10 +197,6 @@ for p in model.parameters():
 for kind, (n, size) in kinds.items():
     print(f"{kind:9} {n:9,} weights in {size:9,} bytes: {8 * size / n:.3f} bits each")
 
-# %% [markdown]
-# The base learns to sort letters in descending order, with NF4 below the adapter: the same tuning as in `minilora experiment
-# four_bits`, seed 0, in about 15 seconds.
-
 # %%
 from dataclasses import replace
 
@@ -203,8 +208,6 @@ if len(live["losses"]) == len(row["losses"]):
     print(f"at step 10 the loss is {off:+.3%} off the committed row")
     seeds = [r["new"] for r in where(rows, role="tune", arm="QLoRA nf4")]
     assert abs(off) <= 0.01 and min(seeds) - 0.05 <= live["new"] <= max(seeds) + 0.05
-
-# %%
 print(fill(answering.learnt(rows), 98))
 
 # %% [markdown]
@@ -225,7 +228,7 @@ print(f"a step beside NF4 takes {times:.2f} times as long (median of ratios)")
 lesson.came_out("time", "slower" if times > 1.02 else "faster" if times < 0.98 else "same")
 
 # %% [markdown]
-# The weights shrink to a seventh, the peak hardly: this model is small and its batch large, so nearly all is activations. In an 8B model
+# The weights shrink, the peak hardly: this model is small and its batch large, so nearly all is activations. In an 8B model
 # with a short batch it is the weights that do not fit.
 #
 # ## Three ways to merge
@@ -251,7 +254,8 @@ lesson.came_out("left", round(100 * arrived[1]["survives"]))
 # What little arrives where no code moves comes through the constants: the largest of a block has changed.
 #
 # Stars: adapters that were trained beside NF4, with four learning rates, so that their ΔW has several sizes. Of what an adapter
-# gained (the likelihood of right answers, in nats) the share that is left:
+# gained (the likelihood of right answers, in nats) the share that is left. Then the adapter that was trained above, in each of the
+# ways.
 
 # %%
 from minilora.experiments.four_bits.figure import draw_merges
@@ -259,9 +263,6 @@ from minilora.experiments.four_bits.figure import draw_merges
 lesson.figure(draw_merges, rows)
 print(fill(answering.small_merges(rows), 98), end="\n\n")
 print(fill(answering.trained(rows), 98))
-
-# %% [markdown]
-# And the adapter that was trained above, in each of the ways:
 
 # %%
 from minilora.experiments.four_bits.measuring import merged_ways
@@ -271,8 +272,8 @@ size = np.mean([e["relative"] for e in arrives])
 for way, e in ways.items():
     print(f"{way:9} new strings right {e['new']:6.1%}, loss {e['nll']:.3f} nats a token")
 print(f"its ΔW is {size:.0%} of W, on average; {np.mean([e['moved'] for e in arrives]):.0%} moved")
-verdict = "far larger than" if size > 0.2 else "about" if size > 0.05 else "as small as"
-print(f"that is {verdict} the few per cent at which codes stay where they are")
+what = "far above" if size > 0.2 else "above" if size > 0.05 else "among"
+print(f"that is {what} the few per cent at which codes stay where they are")
 
 # %% [markdown]
 # {{quiz}}

@@ -33,13 +33,14 @@ def test_commands_are_understood(run, monkeypatch, line):
 
 def test_the_python_works_line_by_line(here, capsys):
     block, *others = [each for each in blocks("python") if "load_base" in each]
-    exec(compile(block, "README.md", "exec"), {})
+    space: dict = {}
+    exec(compile(block, "README.md", "exec"), space)
     said = capsys.readouterr().out
     promised = re.search(r"print_trainable_parameters\(\) +# (.+?) \|\| …", block)[1]
     assert said.startswith(promised)
     assert (here / "my-adapter/adapter_model.safetensors").is_file()
     for block in others:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), space)
 
 
 def test_the_operation_it_shows_is_one(capsys):

@@ -66,7 +66,7 @@ def test_a_refusal_of_the_librarys_own_kind_is_one():
         if not row["completion"].strip():
             raise DataError("nothing to learn")
         given, ids = tok.encode(template(row)), tok.encode(template(row) + row["completion"])
-        return ids + [0], [-100] * len(given) + ids[len(given) :] + [0]
+        return [*ids, 0], [-100] * len(given) + ids[len(given) :] + [0]
 
     assert check("11.1", format_and_mask).passed
 

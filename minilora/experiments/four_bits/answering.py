@@ -68,11 +68,16 @@ def abilities(rows: Sequence[Row]) -> str:
         return "The base in few bits: not measured."
     said = "; ".join(
         f"{r['data_type']} in blocks of {r['block_size']:,} {100 * r['old']:.1f} % "
-        f"(loss {r['nll'] / whole['nll']:.2g} times)"
+        f"(loss {r['nll'] / whole['nll']:.2f} times)"
         for r in some
         if r is not whole
     )
-    return f"The base's skills, in floats {100 * whole['old']:.1f} %: {said}."
+    told = f"The base's skills, in floats {100 * whole['old']:.1f} %: {said}."
+    usual = {f: r for f in FOUR for r in stats.where(some, data_type=f, block_size=64)}
+    if len(usual) < 2:
+        return told
+    least = min(usual, key=lambda f: usual[f]["nll"])
+    return f"{told} Of four bits in blocks of 64, the least loss: {least}."
 
 
 def learnt(rows: Sequence[Row]) -> str:
