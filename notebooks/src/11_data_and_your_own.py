@@ -127,14 +127,14 @@ print(f"(clean rows: {percent(answering.new(rows, 'clean', 0))})")
 # test. It does not know right answers, nor in which form one will ask.
 
 # %%
-from minilora.data.cleaning import clean
+from minilora.data import cleaning
 
 half = skills.rows(descending, "train", 512)
 for kind in KINDS:
     texts, n = spoiled(half, kind, 0.1)
     print(f"{KINDS[kind].label:17} {n} rows spoiled, cleaning drops {seen_by_cleaning(texts)}")
 texts, _ = spoiled(half, "duplicates", 0.1)
-print(*clean(texts, test=half[:3], near=None).report.lines(), sep="\n")
+print(*cleaning.clean(texts, test=half[:3], near=None).report.lines(), sep="\n")
 
 # %% [markdown]
 # {{exercise 11.2}}
@@ -163,7 +163,7 @@ if mine["file"]:
     given = [r for _, r in read_rows(mine["file"])]
 else:
     given = skills.rows(skills.skill(mine["skill"]), "train", 2000)
-cleaned = clean(given, near=None)
+cleaned = cleaning.clean(given, near=None)
 sides = split(cleaned.kept, share=0.1, near=None)  # no question on two sides
 print(*cleaned.report.lines(), sep="\n")
 print({side: len(each) for side, each in sides.items()})
