@@ -124,7 +124,7 @@ least, loudest = min(told, key=lambda f: told[f]["mae"]), max(told, key=lambda f
 print(f"least error: {least}; best SNR: {loudest}. The same? {least == loudest}")
 
 # %% [markdown]
-# Block sizes from 32 to 4,096, with and without double quantization, on numbers from N(0, 1) and on all matrices of the base:
+# Many block sizes, with and without double quantization, on numbers from N(0, 1) and on all matrices of the base:
 
 # %%
 from minilora.experiments import four_bits
