@@ -23,6 +23,7 @@ from minilora.methods import Method, rate
 from minilora.optim import Schedule
 from minilora.peft import LoraConfig
 from minilora.runs import Run, sha256, write_run
+from minilora.runtime import n_threads
 from minilora.training import History, check_count, train
 
 
@@ -88,6 +89,7 @@ def finetune(
     are saved.
     Raises DataError naming file and line, ConfigError, NonFiniteError, OSError.
     """
+    n_threads()  # refuses a MINILORA_THREADS that is none, before anything is written
     if method is None:
         method = Method("lora", lora) if lora else Method("full")
     model: Any = method.load(base)

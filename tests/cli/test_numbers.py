@@ -62,7 +62,7 @@ def test_an_unknown_target_gets_the_names_there_are(mistake, command):
         ((*FINETUNE, "--dropout=1"), "'1'", BELOW_1),
         ((*FINETUNE, "--dropout=-0.5"), "'-0.5'", "from 0"),
         ((*FINETUNE, "--accumulate=0"), "'0'", WHOLE_FROM_1),
-        ((*FINETUNE, "--method=half"), "'half'", "'lora', 'full'"),
+        ((*FINETUNE, "--method=half"), "'half'", "'lora', 'qlora'"),
         (("pretrain", "--steps=0"), "'0'", WHOLE_FROM_1),
         (("pretrain", "--seed=x"), "'x'", WHOLE_FROM_0),
         (("gradcheck", "--h=0"), "'0'", ABOVE_0),
