@@ -37,7 +37,9 @@ def test_every_experiment_has_rows_a_figure_and_its_words(name):
 def test_no_claim_rests_on_fewer_than_three_seeds(name):
     """(SmolLM2's four runs are of one seed; they are told beside the claims, not among them.)"""
     reported = [
-        r for r in rows_of(name) if r.get("role") == "report" and r.get("base") != "smollm2"
+        r
+        for r in rows_of(name)
+        if r.get("role") in ("report", "tune") and r.get("base") != "smollm2"
     ]
     seeds = {r["seed"] for r in reported if "seed" in r}  # mathematics alone has none
     assert len(seeds) >= 3
@@ -55,6 +57,32 @@ def percent(values):
 
 def plain(text):
     return " ".join(text.replace("*", "").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "told"),
+    [
+        ("relatives", "DoRA r = 8 98 % (", "DoRA reaches 98 %"),
+        ("relatives", "LoRA r = 8 97 % (", "LoRA 97 %"),
+        ("relatives", "adapter m = 8 96 % (", "a bottleneck adapter 96 %"),
+        ("relatives", "prefix p = 16 90 % (", "a prefix 90 %"),
+        ("relatives", "prompt p = 128 10 % (", "a prompt 10 %"),
+        ("relatives", "prompt p = 128 8.80,", "at 8.80 times the work"),
+        ("relatives", "BitFit 74 % (70 to 78) with 1,152", "BitFit, with 1,152 numbers, 74 %"),
+        ("four_bits", "QLoRA nf4 88 % (", "learns the new skill to 88 %"),
+        ("four_bits", "New skill, LoRA 87 % (", "LoRA to 87 %"),
+        ("four_bits", "not here: nf4 1% to 7% of it", "at most 7 % arrives"),
+        ("four_bits", "90% from a ΔW of 20% of W on", "from 20 % of W on nearly all does"),
+        ("dirty_data", "Clean: 79 % (", "instead of 79 %"),
+        ("dirty_data", "wrong answers 61 % (", "wrong answers 61 %"),
+        ("dirty_data", "unmasked prompt 68 % (", "prompts unmasked 68 %"),
+        ("dirty_data", "another template 0 % (", "than at test 0 %"),
+        ("dirty_data", "no end token 9 % (", "without an end token 9 %"),
+    ],
+)
+def test_what_the_readme_says_is_in_the_answer(name, measured, told):
+    assert measured in experiment(name).answer(rows_of(name))
+    assert told in plain(README)
 
 
 def test_what_the_readme_says_of_low_rank():
