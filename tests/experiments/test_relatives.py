@@ -13,6 +13,7 @@ from minilora.experiments.lab.tuning import Setup
 from minilora.experiments.relatives import (
     CHOOSING_SEED,
     EXPERIMENT,
+    FIRST,
     MOST,
     RUNGS,
     answering,
@@ -103,7 +104,7 @@ def test_it_runs_from_end_to_end(quick, tmp_path):
 
 
 def test_the_default_grid_is_within_its_budget(rows):
-    assert len(rows) == 20 + 5 * len(REPORTED) + 5 * len(REPORTED)
+    assert len(rows) == 20 + FIRST * len(REPORTED) + 5 * len(REPORTED)
     assert {r["seed"] for r in where(rows, role="choose")} == {CHOOSING_SEED}
     for arm in REPORTED:
         reported = where(rows, role="report", arm=arm.name)
@@ -137,10 +138,10 @@ def test_the_ladder_goes_on_where_the_best_lies_at_an_end():
         arm: sorted({r["lr"] for r in where(found, arm=arm, role="choose")})
         for arm in ("prompt p = 16", "prefix p = 4", "adapter m = 2")
     }
-    assert tried["prompt p = 16"] == list(RUNGS[6:12]), "to the end of the ladder"
-    assert len(tried["prefix p = 4"]) == MOST and tried["prefix p = 4"][0] == RUNGS[3]
-    assert len(tried["adapter m = 2"]) == 5
-    assert "prefix p = 4 (lr 0.0005)" in answering.answer(found).splitlines()[-1]
+    assert tried["prompt p = 16"] == list(RUNGS[7:12]), "to the end of the ladder"
+    assert len(tried["prefix p = 4"]) == MOST and tried["prefix p = 4"][0] == RUNGS[2]
+    assert len(tried["adapter m = 2"]) == FIRST
+    assert f"prefix p = 4 (lr {RUNGS[2]:g})" in answering.answer(found).splitlines()[-1]
 
 
 def test_the_longest_text_is_found_by_trying():
