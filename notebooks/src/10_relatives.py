@@ -21,6 +21,8 @@
 # | LoRA | $h = W x + s\,B A x$, beside a matrix | $r\,(\text{in} + \text{out})$ for each |
 
 # %%
+import numpy as np
+
 import minilora
 from minilora.lessons.l10_figure import draw_budget, draw_places
 
@@ -171,8 +173,6 @@ for step in (1, 10, 60):
 # be merged? How much room does it take from the text?
 
 # %%
-import numpy as np
-
 from minilora.autograd import no_grad
 
 with no_grad():
