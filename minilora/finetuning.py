@@ -22,7 +22,7 @@ from minilora.method_names import LORAS
 from minilora.methods import Method, rate
 from minilora.optim import Schedule
 from minilora.peft import LoraConfig
-from minilora.runs import Run, sha256, write_run
+from minilora.runs import RECORD, Run, sha256, write_run
 from minilora.runtime import n_threads
 from minilora.training import History, check_count, train
 
@@ -156,6 +156,7 @@ def finetune(
             else:
                 save_base(model, folder)
             save_template(folder, template_used(batches.examples), model.tokenizer)
-            write_run(folder, run, model, batches)  # what began it may have written none
+            if not (folder / RECORD).exists():  # what began it may have written none
+                write_run(folder, run, model, batches)
             checkpoint.unlink(missing_ok=True)
     return history, model

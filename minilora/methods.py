@@ -12,7 +12,7 @@ from typing import Any
 from minilora import peft
 from minilora.bases import load_base
 from minilora.errors import ConfigError
-from minilora.method_names import LABELS, METHODS
+from minilora.method_names import LABELS, METHODS, VIRTUAL
 from minilora.model import Transformer
 from minilora.peft import LoraConfig
 
@@ -72,7 +72,7 @@ class Method:
     @property
     def context(self) -> int:
         """Places of the context that it takes from the text."""
-        return self.tokens if self.name in ("prompt", "prefix") else 0
+        return self.tokens if self.name in VIRTUAL else 0
 
     @property
     def quantize(self) -> str | None:
@@ -81,7 +81,7 @@ class Method:
 
     def load(self, base: str) -> Transformer:
         """A base as this method keeps it."""
-        return load_base(base, quantize=self.quantize) if self.quantize else load_base(base)
+        return load_base(base, quantize=self.quantize)
 
     def attach(self, model: Transformer, *, seed: int = 0) -> Any:
         """What is trained, put beside a base; the base itself for full fine-tuning."""

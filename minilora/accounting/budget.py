@@ -22,16 +22,18 @@ from minilora.accounting.predict import Flops, predict
 from minilora.accounting.presets import Gpt
 from minilora.config import ModelConfig
 from minilora.errors import ConfigError
+from minilora.optim import eight_bit
+from minilora.quant import bits_per_parameter
+from minilora.quant.constants import NESTED_BLOCK
 
 ACCOUNTINGS = ("tutorial", "mixed", "exact")
-OPTIMIZERS = ("adamw", "adamw-8bit", "adamw-paged", "sgd")
+OPTIMIZERS = (*optim.OPTIMIZERS, "sgd")
 SHARDS = ("zero1", "zero2", "zero3")
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
-# Blocks of QLoRA's double quantization (arXiv 2305.14314, section 3) and of 8-bit AdamW
-# (arXiv 2110.02861; 256 is the block of bitsandbytes): one constant for so many numbers.
-NF4_BLOCK, NF4_BLOCK_2, ADAM_8BIT_BLOCK = 64, 256, 256
-NF4_BITS = 4 + 8 / NF4_BLOCK + 32 / (NF4_BLOCK * NF4_BLOCK_2)
+# QLoRA's: blocks of 64 in NF4, constants quantized once more (arXiv 2305.14314, section 3).
+NF4_BLOCK = 64
+NF4_BITS = bits_per_parameter("nf4", NF4_BLOCK)
 
 # A step of more tokens than this is none that one machine takes.
 MOST_TOKENS = 2**26
@@ -234,7 +236,7 @@ def weight_bytes(array: Array, plan: Plan) -> int:
     if plan.method.name != "qlora" or not array.linear:
         return array.size * plan.number_bytes
     blocks = _ceil(array.size, NF4_BLOCK)
-    return _ceil(array.size, 2) + blocks + 4 * _ceil(blocks, NF4_BLOCK_2)
+    return _ceil(array.size, 2) + blocks + 4 * _ceil(blocks, NESTED_BLOCK)
 
 
 def _optimizer_bytes(n: int, plan: Plan) -> int:
@@ -243,7 +245,7 @@ def _optimizer_bytes(n: int, plan: Plan) -> int:
     each = plan.number_bytes if plan.accounting == "tutorial" else 4
     moments = {
         "adamw": 2 * each * n,
-        "adamw-8bit": 2 * (n + 4 * _ceil(n, ADAM_8BIT_BLOCK)),
+        "adamw-8bit": 2 * (n + 4 * _ceil(n, eight_bit.BLOCK)),
         "adamw-paged": 0,
         "sgd": 0,
     }

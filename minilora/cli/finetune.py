@@ -8,7 +8,6 @@ looks wrong with the file is said first. Only answers count in the loss, unless 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from minilora.cli.options import (
     add_json_option,
@@ -105,10 +104,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 def _say_what_looks_wrong(data: str) -> None:
     """Of rows that can be trained on; one that cannot stops the run, and is told then."""
     from minilora.data.checking import check_file
+    from minilora.data.reading import format_or_lines
     from minilora.errors import MiniloraError
 
     try:
-        report = check_file(data, format=None if Path(data).suffix else "jsonl")
+        report = check_file(data, format=format_or_lines(data))
     except (MiniloraError, OSError):
         return
     if report.dropped.get("broken") or report.dropped.get("empty") or not report.found:

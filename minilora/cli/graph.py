@@ -14,7 +14,7 @@ from typing import Any
 from minilora.cli.options import (
     add_json_option,
     add_lora_options,
-    lora_config,
+    method,
     print_json,
     say,
     whole,
@@ -64,12 +64,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _model(options: argparse.Namespace) -> Any:
     """The base, ready for training by the method that was asked for."""
-    from minilora.bases import load_base
-    from minilora.peft import get_peft_model
-
-    config = lora_config(options)
-    base = load_base(options.base)
-    return base if config is None else get_peft_model(base, config)
+    chosen = method(options.method, options)
+    return chosen.attach(chosen.load(options.base))
 
 
 def _rows(graph: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from minilora.errors import ConfigError
-from minilora.method_names import LORAS, METHODS
+from minilora.method_names import KNOBS, LORAS, METHODS
 
 T = TypeVar("T")
 
@@ -204,14 +204,7 @@ def lora_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 # Options that only some methods have, and which.
-OF_METHODS = {
-    "rank": LORAS,
-    "alpha": LORAS,
-    "target_modules": LORAS,
-    "dropout": LORAS,
-    "tokens": ("prompt", "prefix"),
-    "bottleneck": ("adapter",),
-}
+OF_METHODS = {**dict.fromkeys(("rank", "alpha", "target_modules", "dropout"), LORAS), **KNOBS}
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> Any:
@@ -238,8 +231,8 @@ def method_options(options: argparse.Namespace) -> dict[str, Any]:
     """rank, alpha, target_modules, tokens and bottleneck, with what was not given filled in."""
     return {
         **lora_options(options),
-        "tokens": options.tokens or 20,
-        "bottleneck": options.bottleneck or 64,
+        "tokens": getattr(options, "tokens", None) or 20,
+        "bottleneck": getattr(options, "bottleneck", None) or 64,
     }
 
 
@@ -268,23 +261,6 @@ def rates(text: str) -> dict[str, float]:
             )
         found[name.strip()] = number(0)(value)
     return found
-
-
-def lora_config(options: argparse.Namespace) -> Any:
-    """The LoraConfig of a command with --method, or None for full fine-tuning.
-
-    ConfigError if a knob of LoRA was given that the method has not.
-    """
-    from minilora.peft import LoraConfig
-
-    if options.method != "lora":
-        for name in ("rank", "alpha", "target_modules", "dropout"):
-            if getattr(options, name, None) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} is for --method lora; leave it out")
-        return None
-    chosen = lora_options(options)
-    dropout = getattr(options, "dropout", None) or 0.0
-    return LoraConfig(chosen["rank"], chosen["alpha"], chosen["target_modules"], dropout)
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, tokens: int, *, low: int = 1) -> None:

@@ -41,11 +41,8 @@ def check_file(
     Raises DataError, FormatError for a file of which nothing can be read, or without rows.
     """
     report = Report(os.fspath(path), REASONS)
-    remarks = _Remarks()
-    judge = _judge(_for_base(rules, tokenizer, max_length), test, progress)
-    for each in judged(found_rows(path, format, progress=progress), judge, report):
-        remarks.see(each)
-    _finish(report, remarks, path)
+    for _ in _gone_through(report, _for_base(rules, tokenizer, max_length), test, format, progress):
+        pass
     return report
 
 
@@ -69,24 +66,27 @@ def clean_file(
     """
     keep_apart([path, *([test] if test else [])], [out, dropped])
     report = Report(os.fspath(path), REASONS)
-    remarks = _Remarks()
-    judge = _judge(_for_base(rules, tokenizer, max_length), test, progress)
+    rules = _for_base(rules, tokenizer, max_length)
     with written([out, dropped]) as (good, bad):
-        for each in judged(found_rows(path, format, progress=progress), judge, report):
-            remarks.see(each)
+        for each in _gone_through(report, rules, test, format, progress):
             if isinstance(each, Dropped):
                 bad.write(json_line(each.as_json()))
             else:
                 good.write(json_line(each))
-        _finish(report, remarks, path)
     return report
 
 
-def _judge(rules: Rules, test: PathLike | None, progress: bool) -> Judge:
-    judge = Judge(rules)
+def _gone_through(
+    report: Report, rules: Rules, test: PathLike | None, format: str | None, progress: bool
+) -> Iterator[Row | Dropped]:
+    """The rows of the report's file, each judged; at their end the report is complete."""
+    judge, remarks = Judge(rules), _Remarks()
     if test is not None:
         judge.add_tests(found_rows(test, progress=progress))
-    return judge
+    for each in judged(found_rows(report.name, format, progress=progress), judge, report):
+        remarks.see(each)
+        yield each
+    _finish(report, remarks)
 
 
 def _for_base(rules: Rules, tokenizer: Tokenizer | None, max_length: int | None) -> Rules:
@@ -133,10 +133,10 @@ class _Remarks:
             )
 
 
-def _finish(report: Report, remarks: _Remarks, path: PathLike) -> None:
+def _finish(report: Report, remarks: _Remarks) -> None:
     if not report.rows:
-        raise DataError(f"{os.fspath(path)} has no rows, only blank lines; it needs at least one")
-    with open(path, "rb") as file:
+        raise DataError(f"{report.name} has no rows, only blank lines; it needs at least one")
+    with open(report.name, "rb") as file:
         if file.read(3) == b"\xef\xbb\xbf":
             report.remarks.append("the file begins with a byte order mark, which is passed over")
     report.remarks += remarks.said()

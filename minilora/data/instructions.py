@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from minilora.data.chat import ROLES
-from minilora.data.reading import SUFFIXES, read_rows
+from minilora.data.reading import format_or_lines, read_rows
 from minilora.data.rows import FORMS, as_row
 from minilora.data.templates import Own, Pieces, Template, template
 from minilora.data.tokenizers import Tokenizer
@@ -163,13 +162,11 @@ def read_examples(
 
     Raises DataError, which names the file, the line, the field and what is allowed.
     """
-    # Any other name, such as that of a pipe, is taken for JSON Lines.
-    format = None if Path(path).suffix.lower() in SUFFIXES else "jsonl"
     written = written or template(None, tokenizer)
     try:
         examples = [
             _example(row, str(where), tokenizer, max_length, written, mask)
-            for where, row in read_rows(path, format)
+            for where, row in read_rows(path, format_or_lines(path))
         ]
     except FormatError as error:
         raise DataError(str(error)) from error

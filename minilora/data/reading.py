@@ -67,6 +67,11 @@ class Troubles:
 Found = tuple[Where, dict[str, Any] | DataError]
 
 
+def format_or_lines(path: str | os.PathLike[str]) -> str | None:
+    """None if a file's name says its format; else it is taken for JSON Lines, as a pipe is."""
+    return None if Path(path).suffix.lower() in SUFFIXES else "jsonl"
+
+
 def read_rows(
     path: str | os.PathLike[str],
     format: str | None = None,

@@ -12,10 +12,8 @@ import math
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from minilora.autograd import no_grad
 from minilora.bases import load_base, save_base
 from minilora.data.batches import Batches, collate
 from minilora.errors import ConfigError
+from minilora.experiments.lab.turns import by_turns
 from minilora.experiments.tasks import Task, default_task, load_task
 from minilora.method_names import METHODS
 from minilora.methods import Method, rate
@@ -214,17 +213,14 @@ def _in_turns(s: Settings, task: Task, methods: Sequence[Method]) -> list[float]
     """
     assert s.batch_size is not None
     batch = Batches(task.train, s.batch_size, seed=s.seed)[0]
-    steps = []
-    for method in methods:
+
+    def step_of(method: Method) -> Callable[[int], float]:
         model = method.attach(method.load(s.base), seed=s.seed)
-        steps.append(partial(train_step, model, AdamW(model.parameters(), lr=1e-6), *batch))
-    times: list[list[float]] = [[] for _ in steps]
-    for _ in range(_TURNS + 1):
-        for taken, step in zip(times, steps, strict=True):
-            began = time.perf_counter()
-            step(max_grad_norm=1.0)
-            taken.append(time.perf_counter() - began)
-    return [statistics.median(taken[1:]) for taken in times]  # the first of each warms up
+        optimizer = AdamW(model.parameters(), lr=1e-6)
+        return lambda turn: train_step(model, optimizer, *batch, max_grad_norm=1.0)
+
+    taken = by_turns([step_of(method) for method in methods], _TURNS)
+    return [statistics.median(each) for each in zip(*taken, strict=True)]
 
 
 def _tune(

@@ -84,9 +84,8 @@ def export_peft_script(
         _write_rows(beside, run, batches)
         with whole_file(out) as file:
             file.write(text.encode())
-    method = "lora" if run.lora else "full"
     where = base or str(beside / "base")
-    return WrittenScript(method, run.steps, len(batches.examples), where, str(beside))
+    return WrittenScript(run.method, run.steps, len(batches.examples), where, str(beside))
 
 
 def _refuse_what_differs(run: Run) -> None:
@@ -105,7 +104,7 @@ def _refuse_what_differs(run: Run) -> None:
 
 def script(run: Run, base: str, pad_id: int) -> str:
     """The script's text: the template with the settings of a run in it."""
-    settings = {"base": base, "method": "lora" if run.lora else "full"}
+    settings = {"base": base, "method": run.method}
     settings |= {name: getattr(run, name) for name in _SETTINGS} | {"pad_id": pad_id}
     lines = "".join(f'    "{name}": {_literal(value)},\n' for name, value in settings.items())
     return TEMPLATE.read_text(encoding="utf-8").replace(

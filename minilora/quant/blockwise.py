@@ -48,17 +48,6 @@ def bits_per_parameter(
     return DATA_TYPES[data_type] + constants * shared / block_size
 
 
-def held_bytes(
-    size: int, data_type: str = "nf4", block_size: int = 64, double_quant: bool = True
-) -> int:
-    """Bytes that an array of that many numbers takes: `Quantized.nbytes`, known beforehand."""
-    check(data_type, block_size)
-    blocks = -(-size // block_size)
-    shared = blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if double_quant else 4 * blocks
-    codes = size if DATA_TYPES[data_type] == 8 else -(-size // 2)
-    return codes + (2 if data_type == "int4-minmax" else 1) * shared
-
-
 class Quantized:
     """An array of float32 numbers of which only codes and constants are held. Not to be changed.
 

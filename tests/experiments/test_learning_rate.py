@@ -209,15 +209,9 @@ def test_every_arm_can_be_built():
 
 
 @pytest.fixture
-def drawn(kept_figures, tmp_path):
+def drawn(drawn_by):
     """drawn(rows): a figure as matplotlib has it, its caption and its words."""
-
-    def make(rows):
-        figure.draw(rows, tmp_path / "f.png")
-        kept_figures[-1]["fig"].canvas.draw()
-        return kept_figures[-1]
-
-    return make
+    return drawn_by(figure.draw)
 
 
 def test_figure_shows_every_arm(rows, drawn):

@@ -231,15 +231,9 @@ def test_with_too_few_seeds_nothing_is_confirmed():
 
 
 @pytest.fixture
-def drawn(kept_figures, tmp_path):
+def drawn(drawn_by):
     """drawn(rows): a figure as matplotlib has it, its caption and its words."""
-
-    def make(rows):
-        figure.draw(rows, tmp_path / "f.png")
-        kept_figures[-1]["fig"].canvas.draw()
-        return kept_figures[-1]
-
-    return make
+    return drawn_by(figure.draw)
 
 
 def test_figure_has_every_cell_line_and_ring(rows, drawn):

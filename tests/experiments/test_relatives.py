@@ -227,22 +227,19 @@ def test_missing_rows_are_said_to_be_missing(rows):
     assert "Merging: not measured." in answering.answer(without_books)
 
 
-def drawn(rows, tmp_path, monkeypatch):
-    """The panels of the figure, before they are a file, and its words."""
-    kept = {}
-    save = figure.plots.save
+@pytest.fixture
+def drawn(drawn_by):
+    """drawn(rows): the panels of the figure, its caption and its words."""
 
-    def keep(fig, path, caption, alt):
-        kept.update(fig=fig, caption=caption, alt=alt)
-        save(fig, path, caption, alt)
+    def make(rows):
+        kept = drawn_by(figure.draw)(rows)
+        return kept["fig"].axes, kept
 
-    monkeypatch.setattr(figure.plots, "save", keep)
-    figure.draw(rows, tmp_path / "figure.png")
-    return kept["fig"].axes, kept
+    return make
 
 
-def test_the_figure_names_every_method_once(rows, tmp_path, monkeypatch):
-    (left, right), kept = drawn(rows, tmp_path, monkeypatch)
+def test_the_figure_names_every_method_once(rows, drawn):
+    (left, right), kept = drawn(rows)
     names = ["BitFit", "DoRA", "IA³", "LoRA", "adapter", "prefix", "prompt"]
     assert sorted(t.get_text() for t in left.texts) == sorted([*names, "full, 1,000"])
     ticks = [t.get_text().split("\n")[0] for t in right.get_yticklabels()]
@@ -252,8 +249,8 @@ def test_the_figure_names_every_method_once(rows, tmp_path, monkeypatch):
     assert "  adapter: 2,048 79 % (78 to 79)" in kept["alt"]
 
 
-def test_names_that_are_near_one_another_are_moved_apart(rows, tmp_path, monkeypatch):
-    axes, _ = drawn(rows, tmp_path, monkeypatch)
+def test_names_that_are_near_one_another_are_moved_apart(rows, drawn):
+    axes, _ = drawn(rows)
     for ax in axes:
         boxes = [t.get_window_extent() for t in ax.texts]
         for i, a in enumerate(boxes):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minilora.autograd import no_grad
+from minilora.bases import save_base
 from minilora.config import ModelConfig
 from minilora.model import Transformer
 from minilora.optim import AdamW
@@ -76,3 +77,25 @@ def frozen():
         return {name: a for name, a in named.items() if not any(part in name for part in ours)}
 
     return weights
+
+
+@pytest.fixture
+def base_folder(tiny, tmp_path):
+    """base_folder(tied): a base that both can open; with fewer heads of keys than of queries."""
+
+    def make(tied=False):
+        folder = tmp_path / f"base_{tied}"
+        if not folder.exists():
+            save_base(tiny(tied=tied), folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """PyTorch with one thread and a seed, and nobody asks the hub."""
+    torch = pytest.importorskip("torch", reason="needs the extra parity")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from minilora.bases import load_base, save_base
+from minilora.bases import load_base
 from minilora.files.json_files import read_json
 from minilora.generation import generate
 from minilora.optim import AdamW
@@ -23,7 +23,10 @@ torch = pytest.importorskip("torch", reason="needs the extra parity")
 transformers = pytest.importorskip("transformers", reason="needs the extra parity")
 peft = pytest.importorskip("peft", reason="needs the extra parity")
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # theirs, of themselves
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # theirs, of themselves
+    pytest.mark.usefixtures("offline"),
+]
 
 METHODS = {
     "prompt": (PromptTuningConfig, {"num_virtual_tokens": 3}),
@@ -54,26 +57,6 @@ METHODS = {
 }
 methods = pytest.mark.parametrize(("ours", "settings"), METHODS.values(), ids=METHODS)
 heads = pytest.mark.parametrize("tied", [False, True])
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def base_folder(tiny, tmp_path):
-    """base_folder(tied): a base that both can open; with fewer heads of keys than of queries."""
-
-    def make(tied=False):
-        folder = tmp_path / f"base_{tied}"
-        if not folder.exists():
-            save_base(tiny(tied=tied), folder)
-        return folder
-
-    return make
 
 
 def their_base(folder):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from minilora.bases import load_base, save_base
+from minilora.bases import load_base
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, PeftModel, get_peft_model
 from minilora.training import train_step
@@ -13,7 +13,10 @@ torch = pytest.importorskip("torch", reason="needs the extra parity")
 transformers = pytest.importorskip("transformers", reason="needs the extra parity")
 peft = pytest.importorskip("peft", reason="needs the extra parity")
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # theirs, of themselves
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # theirs, of themselves
+    pytest.mark.usefixtures("offline"),
+]
 
 SETTINGS = [
     {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
@@ -31,26 +34,6 @@ SETTINGS = [
 ]
 settings = pytest.mark.parametrize("settings", SETTINGS)
 tied = pytest.mark.parametrize("tied", [False, True])
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def base_folder(tiny, tmp_path):
-    """base_folder(tied): a base that both can open."""
-
-    def make(tied=False):
-        folder = tmp_path / f"base_{tied}"
-        if not folder.exists():
-            save_base(tiny(tied=tied), folder)
-        return folder
-
-    return make
 
 
 def their_base(folder):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from minilora.data import skills
 from minilora.data.batches import Batches
 from minilora.evaluation import exact_match, mean_nll
 from minilora.experiments.lab.tuning import Setup, model_for, optimizer_for, task_of, tune
+from minilora.experiments.lab.turns import by_turns
 from minilora.files.narrow import rounded
 from minilora.quant import bits_per_parameter, quantize
 from minilora.quant.linear import PackedMatrix, layer_matrices, unpacked
@@ -104,29 +105,26 @@ def step(point: dict[str, Any]) -> dict[str, Any]:
     both."""
     setups = {"lora": Setup(), "qlora": Setup(method="qlora", quantize=point["data_type"])}
     batches = Batches(task_of(Setup().task, 0).train, Setup().batch_size, seed=0)
-    pairs, held = [], {}
+    steps, held = [], {}
     for name, setup in setups.items():
         model = model_for(setup)
         optimizer = optimizer_for(model, setup)
         with ledger(model, optimizer) as kept:
             train_step(model, optimizer, *batches[0], threads=1)
         held[name] = {**kept.totals, "peak": kept.peak}
-        pairs.append((model, optimizer))
-    taken = []
-    for i in range(point["turns"] + 1):
-        each = []
-        for model, optimizer in pairs:
-            began = time.perf_counter()
-            train_step(model, optimizer, *batches[i], threads=1)
-            each.append(time.perf_counter() - began)
-        taken.append(each)
-    lora, qlora = zip(*taken[1:], strict=True)
+        steps.append(_step(model, optimizer, batches))
+    taken = by_turns(steps, point["turns"])
+    lora, qlora = zip(*taken, strict=True)
     return {
         "bytes": held,
         "lora_seconds": statistics.median(lora),
         "qlora_seconds": statistics.median(qlora),
-        "times_lora": statistics.median(b / a for a, b in taken[1:]),
+        "times_lora": statistics.median(b / a for a, b in taken),
     }
+
+
+def _step(model: Any, optimizer: Any, batches: Batches) -> Callable[[int], float]:
+    return lambda turn: train_step(model, optimizer, *batches[turn], threads=1)
 
 
 def merge(point: dict[str, Any]) -> dict[str, Any]:

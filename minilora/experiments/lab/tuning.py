@@ -18,7 +18,7 @@ from minilora.data.batches import Batches
 from minilora.errors import ConfigError, NonFiniteError
 from minilora.evaluation import exact_match
 from minilora.experiments.tasks import Task, load_task
-from minilora.method_names import LORAS
+from minilora.method_names import KNOBS, LORAS
 from minilora.methods import Method
 from minilora.optim import AdamW, Schedule
 from minilora.peft import LoraConfig
@@ -77,8 +77,8 @@ class Setup:
         Knobs are left out where the method has none, so that one run is one point.
         """
         values = asdict(self)
-        for names, methods in _KNOBS.items():
-            for name in names if self.method not in methods else ():
+        for name, methods in _KNOBS.items():
+            if self.method not in methods:
                 del values[name]
         if self.quantize is None:
             del values["quantize"]
@@ -98,11 +98,8 @@ class Setup:
         )
 
 
-_KNOBS = {
-    ("rank", "alpha", "scaling", "target_modules", "init", "lr_ratio"): LORAS,
-    ("tokens",): ("prompt", "prefix"),
-    ("bottleneck",): ("adapter",),
-}
+_OF_LORA = ("rank", "alpha", "scaling", "target_modules", "init", "lr_ratio")
+_KNOBS = {**dict.fromkeys(_OF_LORA, LORAS), **KNOBS}
 
 
 @lru_cache(maxsize=4)
@@ -116,8 +113,7 @@ def model_for(setup: Setup, base: Any = None) -> Any:
     lora = setup.lora_config() if setup.method in LORAS else LoraConfig()
     method = Method(setup.method, lora, setup.tokens, setup.bottleneck)
     if base is None:
-        format = setup.quantize or method.quantize
-        base = load_base("skills", quantize=format) if format else load_base("skills")
+        base = load_base("skills", quantize=setup.quantize or method.quantize)
     return method.attach(base, seed=setup.seed)
 
 

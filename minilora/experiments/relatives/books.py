@@ -8,7 +8,7 @@ what a step takes.
 from __future__ import annotations
 
 import statistics
-import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ from minilora.bases import load_base
 from minilora.data.batches import Batches
 from minilora.errors import AdapterError, ConfigError, MiniloraError
 from minilora.experiments.lab.tuning import Setup, model_for, optimizer_for, task_of
+from minilora.experiments.lab.turns import by_turns
 from minilora.peft import PeftModel
 from minilora.training import train_step
 
@@ -98,22 +99,17 @@ def _time(setup: Setup, model: Any, batch: Any, turns: int) -> dict[str, Any]:
     """Seconds of a step, by turns with one of full fine-tuning: what else the machine does
     falls upon both."""
     full = Setup(method="full", seed=setup.seed)
-    pair = [(model, optimizer_for(model, setup))]
-    other = model_for(full)
-    pair.append((other, optimizer_for(other, full)))
-    taken: list[tuple[float, ...]] = []
-    for _ in range(turns + 1):
-        each = []
-        for tuned, optimizer in pair:
-            began = time.perf_counter()
-            train_step(tuned, optimizer, *batch, threads=1, max_grad_norm=1.0)
-            each.append(time.perf_counter() - began)
-        taken.append(tuple(each))
-    own, of_full = zip(*taken[1:], strict=True)
+
+    def step_of(tuned: Any, setup: Setup) -> Callable[[int], float]:
+        optimizer = optimizer_for(tuned, setup)
+        return lambda turn: train_step(tuned, optimizer, *batch, threads=1, max_grad_norm=1.0)
+
+    taken = by_turns([step_of(model, setup), step_of(model_for(full), full)], turns)
+    own, of_full = zip(*taken, strict=True)
     return {
         "step_seconds": statistics.median(own),
         "full_step_seconds": statistics.median(of_full),
-        "times_full": statistics.median(a / b for a, b in taken[1:]),
+        "times_full": statistics.median(a / b for a, b in taken),
     }
 
 
