@@ -119,10 +119,8 @@ def _steps(
     going = room > 0
     step = ids
     for n in range(1, longest + 1):
-        with (
-            no_grad(),
-            using(),
-        ):  # not around the loop, or whoever takes the tokens would find it off, too
+        # Not around the loop, or whoever takes the tokens would find gradients off, too.
+        with no_grad(), using():
             logits = _last_logits(model, step, kv, start)
         tokens = np.array([choice(z) for z in logits])
         going &= ~np.isin(tokens, np.asarray(stop, tokens.dtype))
