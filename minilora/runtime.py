@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -203,9 +203,15 @@ class Turns:
             raise
 
 
-@cache
 def _blas() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through the loaded libraries: milliseconds, once
+    """All BLAS libraries that are loaded, also those that came after NumPy's: SciPy's, say."""
+    return _blas_among(len(sys.modules))
+
+
+@lru_cache(1)
+def _blas_among(n_modules: int) -> ThreadpoolController:
+    # Looking through the loaded libraries takes milliseconds: only when something was imported.
+    return ThreadpoolController()
 
 
 @cache

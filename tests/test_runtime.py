@@ -92,6 +92,25 @@ def blas_threads():
     return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
 
+def test_a_blas_that_is_loaded_later_is_held_too():
+    pytest.importorskip("scipy")
+    script = (
+        "import numpy\n"
+        "from threadpoolctl import threadpool_info, threadpool_limits\n"
+        "from minilora.runtime import parallel\n"
+        "parallel(abs, [1, 2])\n"
+        "import scipy.linalg\n"
+        "def blas(_):\n"
+        "    return [p['num_threads'] for p in threadpool_info() if p['user_api'] == 'blas']\n"
+        "with threadpool_limits(2, user_api='blas'):\n"
+        "    print(parallel(blas, [1, 2]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert set(done.stdout) <= set("[1, ]\n"), done.stdout
+
+
 def test_blas_is_held_to_one_thread_meanwhile_and_let_go_after():
     with threadpool_limits(2, user_api="blas"):
         assert parallel(lambda _: blas_threads(), range(2)) == [{1}, {1}]
