@@ -62,6 +62,7 @@ def workers(jobs: int, dask: str | None) -> Iterator[tuple[int, Measuring]]:
             yield 1, lambda measure, points: (_measured(measure, point) for point in points)
     else:
         require("joblib", extra="sweep", purpose="more than 1 of --jobs")
+        _start_tracker()
         try:
             yield jobs, partial(_in_processes, jobs)
         except BaseException:
@@ -69,6 +70,25 @@ def workers(jobs: int, dask: str | None) -> Iterator[tuple[int, Measuring]]:
 
             get_reusable_executor().shutdown(wait=True, kill_workers=True)
             raise
+
+
+def _start_tracker() -> None:
+    """Start the process that takes away the semaphores of runs that were ended: quietly.
+
+    Ctrl-C can fall between the removal of a semaphore and the word of it. The tracker then warns
+    that it found none to remove, which is no news to a reader, in the midst of what is.
+    """
+    from joblib.externals.loky.backend import resource_tracker
+
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _in_processes(

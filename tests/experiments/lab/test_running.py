@@ -45,20 +45,20 @@ def toy(tmp_path, monkeypatch):
 @pytest.fixture
 def start(tmp_path):
     """start("--jobs", 2): the script under way, in a session of its own."""
-    (tmp_path / "script.py").write_text(SCRIPT)
     started = []
 
-    def process(*argv, **options):
+    def process(*argv, script=SCRIPT, preexec_fn=None, **environment):
+        (tmp_path / "script.py").write_text(script)
         started.append(
             subprocess.Popen(
                 [sys.executable, "script.py", *map(str, argv)],
                 cwd=tmp_path,
-                env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
+                env=os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"} | environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
-                **options,
+                preexec_fn=preexec_fn,
             )
         )
         return started[-1]
@@ -283,6 +283,22 @@ def test_ctrl_c_ends_cleanly(toy, start, how):
     assert f"{there} more are in toy.jsonl" in err
     assert Path(ROWS).read_bytes().startswith(before)
     assert lines() == 42
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs named semaphores")
+@pytest.mark.parametrize("before", ["", "default"])
+def test_a_semaphore_that_is_gone_already_is_no_news(start, before):
+    """What Ctrl-C can leave: one that joblib's tracker knows of, and that was removed."""
+    pytest.importorskip("joblib")
+    gone = """
+from joblib.externals.loky.backend import resource_tracker
+from minilora.experiments.lab.workers import workers
+with workers(2, None):
+    resource_tracker.register("/minilora-gone", "semlock")
+print(os.environ["PYTHONWARNINGS"])
+"""
+    process = start(script="import os" + gone, PYTHONWARNINGS=before)
+    assert process.communicate(timeout=20) == (f"{before}\n", "")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs limits")
