@@ -10,6 +10,7 @@ from minilora.errors import ConfigError
 from minilora.experiments.bench import scaling as room
 from minilora.experiments.bench.scaling import Point, axes, scaling, slope
 from minilora.experiments.bench.scaling_figure import draw, table
+from minilora.model import Transformer
 
 SMALL = Point(batch=2, length=8, rank=2, layers=1, width=32, vocabulary=40)
 POINTS = {
@@ -100,13 +101,18 @@ def test_ctrl_c_keeps_the_rows_that_are_finished(monkeypatch, tmp_path):
 
 
 def test_the_figure_has_both_what_was_measured_and_foretold(report, tmp_path):
-    beside = [{**row, "rival_seconds": 2 * row["seconds"]} for row in report["rows"]]
+    beside = [
+        {**row, "rival_seconds": 2 * row["seconds"], "rival_bytes": 3_000_000}
+        for row in report["rows"]
+    ]
     draw({**report, "rows": beside}, tmp_path / "scaling.svg")
     drawn = (tmp_path / "scaling.svg").read_text()
     for word in ("minilora", "rival", "measured", "foretold", "layers", "rank"):
         assert word in drawn
     text = table({**report, "rows": beside})
     assert "grows as" in text and "foretold" in text
+    assert text.count(" 3.0 ") == len(beside)
+    assert len({len(line) for line in text.splitlines()[:-1]}) == 1
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -140,4 +146,8 @@ def test_the_real_rival_starts_from_the_same_loss():
     report = scaling(points={"rank": [SMALL]}, rival=True, say=print)
     (row,) = report["rows"]
     assert row["rival_seconds"] > 0
-    assert row["rival_rss"] > row["peak_bytes"]
+    # Weights, gradients and moments are there in any case; of a step this small hardly more is.
+    weights = Transformer(SMALL.config).n_parameters()
+    assert 4 * weights < row["rival_bytes"] < 100 * weights
+    (full,) = scaling(points={"rank": [SMALL]}, method="full", rival=True)["rows"]
+    assert full["rival_bytes"] > 4 * 4 * weights

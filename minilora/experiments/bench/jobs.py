@@ -23,6 +23,7 @@ class Job:
     target    the ratio, ours to the rival's, that we mean to stay below; None: none is set
     compiled  whether the rival compiles its model first
     repeat    how often the thing is done in one timing
+    weighed   whether the rival says how many bytes a step of it holds at once
     """
 
     name: str
@@ -33,6 +34,7 @@ class Job:
     target: float | None
     compiled: bool = False
     repeat: int = 1
+    weighed: bool = False
 
 
 _STEPS = [

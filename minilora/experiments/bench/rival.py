@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def set_up(job: Job, folder: Path) -> tuple[Work, dict[str, Any]]:
     model = _load(job, folder, fastest)
     with torch.no_grad():
         first = model(input_ids=ids, labels=ids).loss.item()
+    weight = {"peak_bytes": _peak_bytes(job, folder, ids, fastest)} if job.weighed else {}
     if job.compiled:
         model = torch.compile(model)
     said = {
@@ -41,6 +43,7 @@ def set_up(job: Job, folder: Path) -> tuple[Work, dict[str, Any]]:
         f"transformers {transformers.__version__}, peft {peft.__version__}, {fastest}"
         + (", compiled" if job.compiled else "")
         + f", {torch.get_num_threads()} threads",
+        **weight,
     }
     return _WORK[job.kind](model, ids, folder), said
 
@@ -56,6 +59,25 @@ def _try(job: Job, folder: Path, ids: Any, attention: str) -> float:
         work()
         times.append(time.perf_counter() - began)
     return min(times[1:])
+
+
+def _peak_bytes(job: Job, folder: Path, ids: Any, attention: str) -> int:
+    """The most bytes of arrays that PyTorch holds at once in a step, by its own account.
+
+    What comes and goes is what its profiler saw in two steps of a new optimizer, whose moments are
+    made in the first; the model was there before.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    model = _load(job, folder, attention)
+    work = _step(model, ids, folder)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        work()
+        work()
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    held = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    return max(accumulate((event.nbytes() for event in events), initial=held))
 
 
 def _load(job: Job, folder: Path, attention: str) -> Any:

@@ -47,6 +47,7 @@ MEASURES = (
     "predicted_bytes",
     "least_seconds",
     "rival_seconds",
+    "rival_bytes",
 )
 
 
@@ -159,7 +160,7 @@ def _row(name: str, point: Point, method: str, peak: float, rival: bool) -> dict
         "predicted_bytes": foretold.ledger.peak,
         "least_seconds": foretold.flops.total / peak / point.threads,
         "rival_seconds": beside.get("seconds"),
-        "rival_rss": beside.get("rss"),
+        "rival_bytes": beside.get("peak_bytes"),
         "sizes": asdict(point),
     }
 
@@ -188,15 +189,11 @@ def _measure(point: Point, lora: LoraConfig | None) -> tuple[float, int, float, 
 
 
 def _job(method: str) -> Job:
-    return Job("scaling", "step", "a folder", method, (0, 0), None)
+    return Job("scaling", "step", "a folder", method, (0, 0), None, weighed=True)
 
 
 def _rival(point: Point, method: str, start: Transformer, first: float) -> dict[str, Any]:
-    """The rival's median step from the same weights, and all that its process had in memory.
-
-    That is PyTorch itself, too, so it is to be held against itself at another size, not against
-    `peak_bytes`.
-    """
+    """The rival's median step from the same weights, and the most bytes of its arrays in one."""
     job = _job(method)
     with tempfile.TemporaryDirectory(prefix="minilora-scaling-") as scratch, ExitStack() as stack:
         write_start(start, point.lora, job, Path(scratch))
@@ -205,7 +202,7 @@ def _rival(point: Point, method: str, start: Transformer, first: float) -> dict[
         check_first_losses(f"scaling, {point}", first, side.said["first_loss"])
         side.go()
         seconds = statistics.median(side.go() for _ in range(_RIVAL_STEPS))
-        return {"seconds": seconds, "rss": side.end()}
+        return {"seconds": seconds, "peak_bytes": side.said["peak_bytes"]}
 
 
 def _exponents(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:

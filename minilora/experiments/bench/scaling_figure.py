@@ -12,7 +12,7 @@ def table(report: dict[str, Any]) -> str:
     """The rows as a person reads them, and below each size its exponents."""
     lines = [
         f"{'size':<12}{'':>8}{'step':>11}{'rival':>11}{'GFLOP':>9}{'GFLOP/s':>9}"
-        f"{'peak MB':>10}{'foretold':>10}"
+        f"{'peak MB':>10}{'rival':>10}{'foretold':>10}"
     ]
     for exponents in report["exponents"]:
         name = exponents["axis"]
@@ -22,14 +22,16 @@ def table(report: dict[str, Any]) -> str:
                 f"{name:<12}{r['value']:>8}{_ms(r['seconds']):>11}{_ms(r['rival_seconds']):>11}"
                 f"{r['predicted_flops'] / 1e9:>9.2f}"
                 f"{r['predicted_flops'] / r['seconds'] / 1e9:>9.1f}"
-                f"{r['peak_bytes'] / 1e6:>10.1f}{r['predicted_bytes'] / 1e6:>10.1f}"
+                f"{r['peak_bytes'] / 1e6:>10.1f}{_mb(r['rival_bytes']):>10}"
+                f"{r['predicted_bytes'] / 1e6:>10.1f}"
             )
         if not rows:
             continue
         e = {key: _power(value) for key, value in exponents.items() if key != "axis"}
         lines.append(
             f"{'':<12}{'grows as':>8}{e['seconds']:>11}{e['rival_seconds']:>11}"
-            f"{e['predicted_flops']:>9}{'':>9}{e['peak_bytes']:>10}{e['predicted_bytes']:>10}"
+            f"{e['predicted_flops']:>9}{'':>9}{e['peak_bytes']:>10}{e['rival_bytes']:>10}"
+            f"{e['predicted_bytes']:>10}"
         )
     threads = report["machine"]["threads"]
     note = f"times with {threads} threads where they are not the size, bytes always with one"
@@ -38,6 +40,10 @@ def table(report: dict[str, Any]) -> str:
 
 def _ms(seconds: float | None) -> str:
     return "" if seconds is None else f"{1000 * seconds:.1f} ms"
+
+
+def _mb(nbytes: int | None) -> str:
+    return "" if nbytes is None else f"{nbytes / 1e6:.1f}"
 
 
 def _power(exponent: float | None) -> str:
@@ -72,11 +78,7 @@ def _seconds(ax: Any, rows: list[dict[str, Any]], e: dict[str, Any]) -> None:
     x = [r["value"] for r in rows]
     least = [1000 * r["least_seconds"] for r in rows]
     ax.plot(x, [1000 * r["seconds"] for r in rows], "o-", color=plots.INK, ms=4, label="minilora")
-    beside = [(r["value"], 1000 * r["rival_seconds"]) for r in rows if r["rival_seconds"]]
-    if beside:
-        ax.plot(
-            *zip(*beside, strict=True), "s--", color=plots.INK, mfc="white", ms=4, label="rival"
-        )
+    _beside(ax, [(r["value"], 1000 * r["rival_seconds"]) for r in rows if r["rival_seconds"]])
     ax.plot(x, least, ":", color=plots.INK, linewidth=1.2, label="FLOPs foretold,\nat peak rate")
     ax.set_title(_title(e, "seconds", "least_seconds"))
     _logarithmic(ax, x, e["axis"])
@@ -85,9 +87,17 @@ def _seconds(ax: Any, rows: list[dict[str, Any]], e: dict[str, Any]) -> None:
 def _bytes(ax: Any, rows: list[dict[str, Any]], e: dict[str, Any]) -> None:
     x = [r["value"] for r in rows]
     ax.plot(x, [r["peak_bytes"] / 1e6 for r in rows], "o", color=plots.INK, ms=5, label="measured")
+    _beside(ax, [(r["value"], r["rival_bytes"] / 1e6) for r in rows if r["rival_bytes"]])
     ax.plot(x, [r["predicted_bytes"] / 1e6 for r in rows], ":", color=plots.INK, label="foretold")
     ax.set_title(_title(e, "peak_bytes", "predicted_bytes"))
     _logarithmic(ax, x, e["axis"])
+
+
+def _beside(ax: Any, points: list[tuple[int, float]]) -> None:
+    if points:
+        ax.plot(
+            *zip(*points, strict=True), "s--", color=plots.INK, mfc="white", ms=4, label="rival"
+        )
 
 
 def _title(e: dict[str, Any], measured: str, foretold: str) -> str:
