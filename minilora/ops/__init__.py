@@ -23,6 +23,7 @@ from minilora.ops.elementwise import (
     Log,
     Mul,
     Neg,
+    Pow,
     ReLU,
     Sigmoid,
     SiLU,
@@ -47,6 +48,11 @@ swiglu, relu = SwiGLU.apply, ReLU.apply
 softmax, log_softmax = Softmax.apply, LogSoftmax.apply
 cross_entropy, linear_cross_entropy = CrossEntropy.apply, LinearCrossEntropy.apply
 dropout = Dropout.apply
+
+
+def pow(x: Any, n: float) -> Tensor:
+    """xⁿ, element by element; n is a number."""
+    return Pow.apply(x, n=n)
 
 
 def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
@@ -121,6 +127,7 @@ def _teach_tensor_arithmetic() -> None:
         "__truediv__": div,
         "__rtruediv__": lambda x, y: div(y, x),
         "__neg__": neg,
+        "__pow__": pow,
         "__matmul__": matmul,
         "__getitem__": lambda x, index: Slice.apply(x, index=index),
         "__iter__": lambda x: (x[i] for i in range(len(x))),
@@ -176,6 +183,7 @@ __all__ = [
     "mean",
     "mul",
     "neg",
+    "pow",
     "relu",
     "reshape",
     "rms_norm",

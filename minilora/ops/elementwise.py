@@ -6,10 +6,12 @@ sum over them: `unbroadcast`.
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 
 from minilora.autograd import Function
-from minilora.errors import ShapeError
+from minilora.errors import ConfigError, ShapeError
 
 
 def unbroadcast(dy: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -115,6 +117,27 @@ class Neg(Function):
 
     def backward(ctx, dy):
         return -dy
+
+
+class Pow(Function):
+    """y = xⁿ, n a number     dx = dy · n xⁿ⁻¹
+
+    Kept: x.
+    """
+
+    def forward(ctx, x, *, n):
+        if isinstance(n, bool) or not isinstance(n, numbers.Real):
+            raise ConfigError(
+                f"Pow: the exponent is a number, not of type {type(n).__name__}; of a tensor y, "
+                "xʸ is (x.log() * y).exp()"
+            )
+        ctx.n = n = float(n)  # a NumPy float64 would widen everything
+        ctx.save(x=x if ctx.needs.x else None)
+        return x**n
+
+    def backward(ctx, dy):
+        # Of x⁰ it is 0 everywhere, where the formula has 0 · ∞ at x = 0.
+        return dy * (ctx.n * ctx.saved.x ** (ctx.n - 1)) if ctx.n else np.zeros_like(dy)
 
 
 class Exp(Function):

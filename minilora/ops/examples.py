@@ -70,6 +70,7 @@ def _examples() -> Iterator[Example]:
     yield Example("neg", ops.neg, {"x": n(2, 3)})
     yield Example("exp", ops.exp, {"x": n(2, 3)})
     yield Example("log", ops.log, {"x": pos(2, 3)})
+    yield Example("pow", lambda x: ops.pow(x, 2.5), {"x": pos(2, 3)})
     yield Example("tanh", ops.tanh, {"x": n(2, 3)})
     yield Example("sigmoid", ops.sigmoid, {"x": n(2, 3)})
     yield Example("silu", ops.silu, {"x": n(2, 3)})

@@ -110,6 +110,7 @@ CASES = [
     Case("mul", ops.mul, lambda x, y: x * y, lambda t, x, y: x * y, [n(2, 3, 4), n(4)]),
     Case("div", ops.div, lambda x, y: x / y, lambda t, x, y: x / y, [n(2, 1, 4), positive(3, 1)]),
     Case("neg", ops.neg, lambda x: -x, lambda t, x: -x, [n(2, 3)]),
+    Case("pow", lambda x: ops.pow(x, 2.5), lambda x: x**2.5, lambda t, x: x**2.5, [positive(2, 3)]),
     Case("exp", ops.exp, np.exp, lambda t, x: x.exp(), [n(2, 3)]),
     Case("log", ops.log, np.log, lambda t, x: x.log(), [positive(2, 3)]),
     Case("tanh", ops.tanh, np.tanh, lambda t, x: x.tanh(), [n(2, 3)]),
@@ -366,6 +367,24 @@ def test_large_numbers_stay_finite(dtype):
         t = Tensor(x, requires_grad=True)
         gate = ops.swiglu(t, Tensor(np.ones_like(x)))
         assert np.isfinite(backward(gate, np.ones_like(x))[t]).all()
+
+
+@pytest.mark.parametrize(
+    ("exponent", "slope"), [(0, [0, 0, 0]), (1, [1, 1, 1]), (2, [-4, 0, 6]), (-1, None)]
+)
+def test_powers_of_whole_numbers(exponent, slope):
+    x = leaf(np.array([-2, 0 if slope else 1, 3], np.float32))
+    y = x ** np.float64(exponent)
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(y.data, x.data**exponent)
+    expected = -1 / x.data**2 if slope is None else slope
+    np.testing.assert_allclose(backward(y.sum())[x], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [np.ones(2), Tensor(np.ones(2)), "2", True])
+def test_the_exponent_is_a_number(exponent):
+    with pytest.raises(ConfigError, match=r"Pow: the exponent is a number.*exp\(\)"):
+        ops.pow(leaf(n(2)), exponent)
 
 
 def test_rotary_shows_in_the_product_only_the_distance():
