@@ -20,6 +20,7 @@ def judged(plan, gpu=24):
     return verdict(budget(plan), gpu)
 
 
+@pytest.mark.slow
 def test_a_card_of_24_gib_has_25_77_gb():
     v = judged(Plan(LLAMA, QV))
     assert v.card == 24 * 2**30

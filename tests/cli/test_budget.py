@@ -35,6 +35,7 @@ class TestText:
         assert "in the way: optimizer 32.12 GB" in outcome.out
         assert outcome.out.count("would fit with --") == 3
 
+    @pytest.mark.slow
     def test_the_estimate_says_that_it_is_one(self, run):
         said = run("budget", "llama-3-8b", "--method", "lora", "--gpu", 24).out
         assert "≈ activations" in said and "an estimate" in said
@@ -56,6 +57,7 @@ class TestText:
         assert "offloaded: 24.09 GB in the processor's memory" in said
         assert "over the network 24.09 GB a step" in said
 
+    @pytest.mark.slow
     def test_all_methods_side_by_side(self, run):
         outcome = run("budget", "llama-3-8b", "--compare", "--rank", 16, "--gpu", 24)
         table = [line.split() for line in outcome.out.splitlines()[3:12]]

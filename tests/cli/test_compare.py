@@ -56,6 +56,7 @@ class TestSmall:
         assert (full["old_adapter_off"], lora["old_adapter_off"]) == (None, 1)
         assert (full["base_restored"], lora["base_restored"]) == (None, True)
 
+    @pytest.mark.slow
     def test_every_option_arrives(self, run, here):
         save_base(load_base("skills"), here / "mine")
         chosen = {

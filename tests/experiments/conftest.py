@@ -1,6 +1,22 @@
+from pathlib import Path
+
 import pytest
 
 from minilora import plots
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items):
+    """What takes a fixture `quick`, an experiment's whole quick run, is a slow test."""
+    for item in items:
+        varied = getattr(item, "callspec", None)
+        if (
+            HERE in item.path.parents
+            and "quick" in item.fixturenames
+            and not (varied and "quick" in varied.params)
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

@@ -120,6 +120,7 @@ def test_settings_are_filled_from_the_task_and_reported(short):
     assert (full["lr"], lora["lr"]) == (said["lr_full"], said["lr"])
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result(short):
     again = compare(SHORT, progress=False)
     for ours, theirs in zip(short[0]["methods"], again["methods"], strict=True):

@@ -68,6 +68,7 @@ def language_row(method="lora", **more):
     return Setup(task="orders", method=method, lr=1e-3).point(**said, **{"curve": looks, **more})
 
 
+@pytest.mark.slow
 def test_a_quick_run_goes_from_points_to_answer(few_examples, tmp_path):
     rows, rounds = run(Plan(seeds=(0, 1), quick=True), forgetting.measure)
     assert [len(r) for r in rounds] == [3, 2]

@@ -79,6 +79,7 @@ def test_both_zero_never_move():
     assert seen["shift"] == 0
 
 
+@pytest.mark.slow
 def test_only_a_product_of_two_random_ones_leaves_the_base():
     shifts = {arm: seen_of(arm, steps=1)["shift"] for arm in initialisation.WAITS}
     assert shifts.pop("both random") > 1
@@ -243,6 +244,7 @@ def _few_questions(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_questions")
 def test_a_quick_run_goes_from_points_to_figure_and_answer(drawn):
     rows = run(Plan(seeds=(0,), quick=True), initialisation.measure)

@@ -174,6 +174,7 @@ def small_task(monkeypatch):
         monkeypatch.setattr(f"minilora.experiments.{module}.task_of", small)
 
 
+@pytest.mark.slow
 def test_quick_run_end_to_end(small_task, tmp_path):
     found = drive(measure, Plan(quick=True))
     assert {r["arm"] for r in found} == {

@@ -210,6 +210,7 @@ def _few_questions(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_questions")
 def test_a_quick_run_goes_from_points_to_figure_and_answer(drawn):
     rows = run(Plan(seeds=(0,), quick=True), targets.measure)

@@ -141,6 +141,7 @@ def test_what_is_refused_leaves_nothing(tmp_path, tuned, export, data):
     assert (tmp_path / "go on.py").is_file()
 
 
+@pytest.mark.slow
 @needs_engine
 def test_the_losses_are_the_same(tmp_path, tuned, export, go_on):
     """To the last bits: the two engines add up in another order, and 20 updates pass that on."""

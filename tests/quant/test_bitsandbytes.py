@@ -65,6 +65,7 @@ def test_a_thousand_blocks_bit_for_bit(name, count, block_size):
     np.testing.assert_array_equal(bits(dequantize(q)), bits(back))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("length", [1, 2, 63, 65, 127, 191, 64 * 9 + 5])
 def test_a_last_block_that_is_not_whole(name, length):
