@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minilora import peft
-from minilora.bases import load_base
+from minilora.bases import is_packed, load_base
 from minilora.errors import ConfigError
 from minilora.method_names import LABELS, METHODS, VIRTUAL
 from minilora.model import Transformer
 from minilora.peft import LoraConfig
+from minilora.quant.linear import packed_weights
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,21 @@ class Method:
         return "nf4" if self.name == "qlora" else None
 
     def load(self, base: str) -> Transformer:
-        """A base as this method keeps it."""
-        return load_base(base, quantize=self.quantize)
+        """A base as this method keeps it. A folder that is in few bits already comes as it is."""
+        return load_base(base, quantize=None if is_packed(base) else self.quantize)
+
+    def check(self, model: Transformer) -> None:
+        """ConfigError if this method cannot tune such a base: bits have no gradient."""
+        packed = packed_weights(model)
+        if self.name == "full" and packed:
+            next(iter(packed.values())).refuse_gradient()
 
     def attach(self, model: Transformer, *, seed: int = 0) -> Any:
-        """What is trained, put beside a base; the base itself for full fine-tuning."""
+        """What is trained, put beside a base; the base itself for full fine-tuning.
+
+        Raises ConfigError for what `check` refuses.
+        """
+        self.check(model)
         return model if self.config is None else peft.get_peft_model(model, self.config, seed=seed)
 
 

@@ -27,6 +27,7 @@ from minilora.autograd import Function, Tensor
 from minilora.errors import ConfigError
 from minilora.nn import Module
 from minilora.ops import Linear, LoRALinear
+from minilora.quant.linear import packed_weights
 
 ABOVE, BELOW = -1, -2  # ends of arrows that lead out of the part that is looked at
 LARGEST = 80  # operations in one picture
@@ -96,13 +97,14 @@ def tape_graph(loss: Tensor, model: Module | None = None, *, block: int | None =
 
 
 def step_graph(model: Module, ids: Any, labels: Any, *, block: int | None = 0) -> TapeGraph:
-    """The graph of a step on ids and labels (B, T), with full fine-tuning beside it.
+    """The graph of a step on ids and labels (B, T), with full fine-tuning beside it if it can be.
 
     Raises what `tape_graph` and the model's `loss` raise.
     """
     prefix = _prefix(model, block)
     part = forward(model, ids, labels, prefix)
-    if all(p.requires_grad for p in model.parameters()):
+    whole = all(p.requires_grad for p in model.parameters())
+    if whole or packed_weights(model):  # of a base in few bits there is no full fine-tuning
         return _graph(part, None, block)
     with all_trained(model):
         full = forward(model, ids, labels, prefix)

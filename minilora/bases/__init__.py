@@ -17,7 +17,15 @@ from minilora.bases.saving import save_base
 from minilora.errors import ConfigError
 from minilora.model import Transformer
 
-__all__ = ["BASES", "fetch", "load_base", "quantize_base", "save_base", "skills_folder"]
+__all__ = [
+    "BASES",
+    "fetch",
+    "is_packed",
+    "load_base",
+    "quantize_base",
+    "save_base",
+    "skills_folder",
+]
 
 BASES = ("skills", "smollm2")
 
@@ -67,6 +75,12 @@ def load_base(
         raise ConfigError(_unknown(name))
     model.base_name = name
     return model
+
+
+def is_packed(name_or_folder: str | os.PathLike[str]) -> bool:
+    """Whether a base's weights are in few bits without anybody asking: as a folder can be."""
+    name = os.fspath(name_or_folder)
+    return name not in BASES and folder.is_packed(name)
 
 
 def skills_folder() -> Path:

@@ -62,6 +62,12 @@ def load(
     return model
 
 
+def is_packed(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder's settings say that its weights are quantized already."""
+    settings = Path(folder) / "config.json"
+    return settings.is_file() and "quantization_config" in read_json(settings)
+
+
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of all arrays of a folder by name."""
     found: dict[str, tuple[int, ...]] = {}

@@ -70,13 +70,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _into_few_bits(options: argparse.Namespace) -> int:
-    from minilora.bases import load_base, save_base
+    from minilora.bases import is_packed, load_base, save_base
+    from minilora.errors import ConfigError
     from minilora.exporting.merging import merge_packed
     from minilora.files.atomic import made_folder
     from minilora.peft import PeftModel
+    from minilora.quant.linear import packed_weights
 
     with made_folder(options.out) as folder:
-        base = load_base(options.base, quantize=options.dtype)
+        base = load_base(options.base, quantize=None if is_packed(options.base) else options.dtype)
+        there = {W.data_type for W in packed_weights(base).values()}
+        if there != {options.dtype}:
+            raise ConfigError(
+                f"--dtype {options.dtype}: {options.base} is in {' and '.join(there)} already, and "
+                "rounding what was rounded loses twice; take that, or float32"
+            )
         merged, report = merge_packed(PeftModel.from_pretrained(base, options.adapter))
         save_base(merged, folder)
     shares = ("relative", "moved", "survives", "astray")

@@ -16,6 +16,7 @@ from minilora.nn import Embedding, Linear
 from minilora.peft.adapted import Switch
 from minilora.peft.fitting import fingerprint
 from minilora.peft.folder import PREFIX
+from minilora.quant.linear import unpacked
 
 # ‖ΔW‖/‖W‖ of a tuned matrix is mostly 0.01 to 1; above this the change drowns the matrix.
 DROWNS = 1.5
@@ -23,13 +24,16 @@ DROWNS = 1.5
 EMBEDDINGS, HEAD = "model.embed_tokens", "lm_head"
 
 
-def matrices(base: Any) -> dict[str, np.ndarray]:
-    """path → the (out, in) that an adapter beside it has; embeddings (V, C) are taken as (C, V)."""
+def matrices(base: Any) -> dict[str, tuple[tuple[int, int], Any]]:
+    """path → the (out, in) that an adapter beside it has, and the weight.
+
+    Embeddings (V, C) are taken as (C, V).
+    """
     found = {}
     for path, module in base.named_modules():
         if isinstance(module, Linear | Embedding):
             W = module.weight.data
-            found[path] = W.T if isinstance(module, Embedding) else W
+            found[path] = (W.shape[::-1] if isinstance(module, Embedding) else W.shape), W
     return found
 
 
@@ -63,8 +67,8 @@ def another_base_by_shape(adapter: Adapter, base: Any) -> Said:
         shape = (len(B), A.shape[1])
         if path not in there:
             wrong[path] = f"the base has no {path}"
-        elif path in adapter.sound and there[path].shape != shape:
-            wrong[path] = f"{path} is {there[path].shape} in the base, {shape} in the adapter"
+        elif path in adapter.sound and there[path][0] != shape:
+            wrong[path] = f"{path} is {there[path][0]} in the base, {shape} in the adapter"
     if wrong:
         yield (
             f"{some(list(wrong), len(adapter.pairs), 'matrices')} do not fit: "
@@ -79,9 +83,9 @@ def louder_than_the_base(adapter: Adapter, base: Any) -> Said:
     ratios = [
         adapter.config.at(path).scaling
         * float(np.linalg.norm(product_singular_values(B, A)))
-        / (float(np.linalg.norm(there[path].astype(np.float64))) or math.inf)
+        / (float(np.linalg.norm(unpacked(there[path][1]).astype(np.float64))) or math.inf)
         for path, (A, B) in adapter.sound.items()
-        if path in there and there[path].shape == (len(B), A.shape[1])
+        if path in there and there[path][0] == (len(B), A.shape[1])
     ]
     if ratios and (middle := statistics.median(ratios)) > DROWNS:
         yield (

@@ -104,8 +104,9 @@ def compare(
     check_settings(settings)
     base = load_base(settings.base)
     methods = [settings.method(name) for name in settings.methods]
-    for method in methods:
-        arrays(base.config, method)  # refuses what this base has not, before anything is tuned
+    for method in methods:  # what this base has not is refused before anything is tuned
+        method.check(base)
+        arrays(base.config, method)
     task = load_task(settings.task or default_task(base), base, seed=settings.seed)
     settings = settings.filled(task)
     before = task.score(base)

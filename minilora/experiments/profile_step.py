@@ -29,6 +29,7 @@ from minilora.bases import load_base
 from minilora.errors import ConfigError
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, get_peft_model
+from minilora.quant.linear import PackedMatrix
 from minilora.runtime import keep_memory, threads_set_to
 from minilora.training import train_step
 
@@ -185,7 +186,8 @@ def _check(method: str, length: int, longest: int) -> None:
 @contextmanager
 def _timed_weights(model: Any) -> Iterator[None]:
     """The weights tell of products; everything computed from them then does, too."""
-    weights = {p: p.data for p in model.parameters()}
+    # A product with a packed weight is told of by its other factor.
+    weights = {p: p.data for p in model.parameters() if not isinstance(p.data, PackedMatrix)}
     try:
         for p, array in weights.items():
             p.data = array.view(_Timed)

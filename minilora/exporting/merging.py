@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from minilora.autograd import Parameter
 from minilora.errors import AdapterError, ConfigError
 from minilora.files.atomic import whole_folder
 from minilora.files.json_files import write_json
@@ -20,7 +21,7 @@ from minilora.files.narrow import rounded
 from minilora.files.safetensors import NARROW, write_rounded
 from minilora.model import Transformer
 from minilora.peft import LoraLinear, PeftModel
-from minilora.quant.linear import PackedMatrix
+from minilora.quant.linear import PackedMatrix, unpacked
 from minilora.quant.merging import Requantized, requantized
 
 
@@ -45,6 +46,8 @@ def merge(model: PeftModel, dtype: str = "float32") -> tuple[Transformer, list[M
     dtype   what it is going to be written in: "float32", "float16" or "bfloat16". The model that
             comes back is not rounded yet; the list says what rounding will do, array by array.
 
+    Of a base in few bits all weights become the floats that the bits stand for.
+
     Warns where more than half of the entries of an array would not move. Raises ConfigError for
     another dtype, NonFiniteError for weights that would not be finite, AdapterError for an adapter
     on only one of the embeddings and a head that are one array. The model is then as it was.
@@ -52,11 +55,11 @@ def merge(model: PeftModel, dtype: str = "float32") -> tuple[Transformer, list[M
     if dtype not in NARROW:
         raise ConfigError(f"dtype {dtype!r} is not one a model is written in: {', '.join(NARROW)}")
     before = {p: p.data for p in model.parameters()}
-    merged = model.merge_and_unload()
+    merged = model.merge_and_unload(dequantize=True)
     report = [
-        compare(name, before[p], p.data, dtype)
+        compare(name, unpacked(before[p]), p.data, dtype)
         for name, p in merged.named_parameters()
-        if p in before and p.data is not before[p]
+        if p in before and p.data is not before[p] and not _only_unpacked(before[p], p.data)
     ]
     swallowed = [array for array in report if array.unmoved > 0.5]
     if swallowed:
@@ -80,21 +83,28 @@ def merge_packed(model: PeftModel) -> tuple[Transformer, list[tuple[str, Requant
     name = model.active_adapter
     if name is None:
         raise AdapterError("no adapter is active; set_adapter(name) chooses one")
-    found = []
+    found: list[tuple[str, Parameter, Requantized]] = []
     for path, layer in model.adapted(name):
-        W = layer.base_layer.weight
-        plain = isinstance(layer, LoraLinear) and name not in layer.trained_bias
-        delta = layer.delta(name) if isinstance(layer, LoraLinear) else np.zeros(())
-        if not plain or not isinstance(W.data, PackedMatrix) or not np.isfinite(delta).all():
+        W = delta = None
+        if isinstance(layer, LoraLinear) and name not in layer.trained_bias:
+            W, delta = layer.base_layer.weight, layer.delta(name)
+        if W is None or not isinstance(W.data, PackedMatrix) or not np.isfinite(delta).all():
             raise AdapterError(
-                f"adapter {name!r} has at {path} something else than a finite ΔW beside a matrix "
-                "in few bits: merge it into floats, merge_and_unload(dequantize=True)"
+                f"adapter {name!r} has at {path or 'the model'} something else than a finite ΔW "
+                "beside a matrix in few bits; merge it into floats (--dtype float32, "
+                "merge_and_unload(dequantize=True)), or use it unmerged"
             )
         found.append((f"{path}.weight", W, requantized(W.data, delta)))
     for _, W, result in found:
-        W.data = PackedMatrix(result.merged, W.data.dtype)
+        packed: Any = PackedMatrix(result.merged, W.data.dtype)
+        W.data = packed
     _warn_of_vanished([(path, result) for path, _, result in found])
     return model.unload(), [(path, result) for path, _, result in found]
+
+
+def _only_unpacked(before: Any, after: np.ndarray) -> bool:
+    """Whether a matrix in few bits came out as the floats that the bits stand for."""
+    return isinstance(before, PackedMatrix) and np.array_equal(before.whole(), after)
 
 
 def _warn_of_vanished(found: list[tuple[str, Requantized]]) -> None:

@@ -54,10 +54,7 @@ class AdamW:
             group["initial_lr"] = group["lr"]
             _check(group)
         if not any(group["params"] for group in self.groups):
-            raise ConfigError(
-                "nothing is trainable: all parameters are frozen, or there are none. Attach an "
-                "adapter (get_peft_model), or set requires_grad = True"
-            )
+            raise ConfigError(_nothing_trainable(groups))
         if len(set(self.parameters())) < len(self.parameters()):
             raise ConfigError("a parameter is given twice; it can be in one group only, and once")
         self.t = 0
@@ -164,6 +161,20 @@ def update(
     np.divide(m, move, out=move)  # in its place: saves one array as large as the embeddings
     move *= lr / (1 - beta1**t)
     W -= move
+
+
+def _nothing_trainable(groups: Iterable[Mapping[str, Any]]) -> str:
+    for p in (p for group in groups for p in group["params"]):
+        if hasattr(p.data, "refuse_gradient"):
+            return (
+                f"nothing is trainable: the base is in few bits ({p.data.data_type}), which cannot "
+                "be trained, and there is no trainable adapter beside it. Attach one "
+                "(get_peft_model), or load the base without quantizing it"
+            )
+    return (
+        "nothing is trainable: all parameters are frozen, or there are none. Attach an adapter "
+        "(get_peft_model), or set requires_grad = True"
+    )
 
 
 def _check(group: Mapping[str, Any]) -> None:
