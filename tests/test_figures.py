@@ -9,6 +9,7 @@ from minilora.cli.compare import table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+WORDS = " ".join(README.split())
 
 
 @pytest.mark.parametrize("name", ["compare", "compare_smollm2"])
@@ -23,7 +24,7 @@ def test_the_table_in_the_readme_is_that_of_the_rows(name):
 def test_what_the_readme_claims_of_them(name):
     """LoRA trains and saves under a tenth, learns the task, forgets as well; off is the base."""
     report = json.loads((ROOT / f"figures/{name}.json").read_text(encoding="utf-8"))
-    full, lora = report["methods"]
+    full, lora, *_ = report["methods"]
     for row in (full, lora):
         assert row["new_before"] <= 0.05
         assert row["new_after"] >= 0.9
@@ -37,3 +38,27 @@ def test_what_the_readme_claims_of_them(name):
     else:
         assert lora["general_nll_after"] > full["general_nll_after"] > full["general_nll_before"]
         assert lora["general_nll_adapter_off"] == lora["general_nll_before"]
+
+
+def test_what_the_readme_claims_of_three_seeds():
+    """Full, LoRA and QLoRA on SmolLM2: ranges of what is learnt and forgotten, QLoRA's bytes."""
+    reports = [
+        json.loads((ROOT / f"figures/compare_smollm2{which}.json").read_text(encoding="utf-8"))
+        for which in ("", "_seed1", "_seed2")
+    ]
+    assert [r["settings"]["seed"] for r in reports] == [0, 1, 2]
+    full, lora, qlora = zip(*(r["methods"] for r in reports), strict=True)
+
+    def told(rows, name, scale, digits):
+        values = [scale * row[name] for row in rows]
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+    nll = "general_nll_after"
+    assert f"rises to {told(lora, nll, 1, 2)} nats, with full to {told(full, nll, 1, 2)}" in WORDS
+    learnt = told(qlora, "new_after", 100, 1), told(lora, "new_after", 100, 1)
+    assert "QLoRA learns {} %, LoRA {} %: no difference shown".format(*learnt) in WORDS
+    shares = [q["bytes"]["peak"] / p["bytes"]["peak"] for q, p in zip(qlora, lora, strict=True)]
+    assert f"holds {min(shares):.2f} to {max(shares):.2f} of LoRA's bytes" in WORDS
+    for quantized, row in zip(qlora, lora, strict=True):
+        assert quantized["general_nll_before"] > row["general_nll_before"]
+        assert 1.1 < quantized["step_seconds"] / row["step_seconds"] < 1.4
