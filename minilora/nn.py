@@ -138,9 +138,19 @@ class Module:
         setattr(self.get_submodule(parent), name, module)
 
     def requires_grad_(self, wanted: bool = True) -> Module:
-        """Freeze or thaw everything in here. Returns the module."""
-        for p in self.parameters():
-            p.requires_grad = wanted
+        """Freeze or thaw everything in here; nothing, if something cannot be. Returns the module.
+
+        Raises ConfigError for weights in few bits, which cannot be trained.
+        """
+        before = {p: p.requires_grad for p in self.parameters()}
+        try:
+            for p in before:
+                p.requires_grad = wanted
+        except Exception:
+            # Half of a model that is thawed would be trained by the next optimizer.
+            for p, was in before.items():
+                p.requires_grad = was
+            raise
         return self
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -107,10 +107,20 @@ def test_near_bitsandbytes_own():
     assert apart.mean() < 0.01 * lr and apart.max() < lr
 
 
-@pytest.mark.parametrize("block_size", [0, -1, 2.0, True, "256"])
+@pytest.mark.parametrize("block_size", [0, -1, 2.0, True, "256", 2**31 + 1, 10**20])
 def test_a_block_size_that_there_is_not(block_size):
-    with pytest.raises(ConfigError, match=r"block_size .* must be a whole number from 1"):
+    said = r"block_size .* must be a whole number from 1 to 2,147,483,648; 256 is usual"
+    with pytest.raises(ConfigError, match=said):
         AdamW8bit(parameters(), block_size=block_size)
+
+
+@pytest.mark.parametrize(("block_size", "same"), [(2**31, 10**4), (np.uint8(100), 100)])
+def test_block_sizes_at_the_limit_and_of_numpy(block_size, same):
+    ours, other = (AdamW8bit(parameters(), block_size=b) for b in (block_size, same))
+    steps(ours, 3)
+    steps(other, 3)
+    for p, q in zip(ours.parameters(), other.parameters(), strict=True):
+        assert np.array_equal(p.data, q.data)
 
 
 def test_a_gradient_far_below_its_blocks_largest_moves_too_far():

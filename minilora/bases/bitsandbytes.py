@@ -57,7 +57,7 @@ def packing(
     shapes   of all arrays that will come;  where  the folder, for messages
 
     Raises FormatError, with the matrix's name, for arrays that are missing, cut off, or of another
-    kind than this page says.
+    kind than this page says, and for constants that are not finite.
     """
     states = {m["name"]: m["format"] for m in map(_STATE.fullmatch, shapes) if m}
     if not states:
@@ -101,11 +101,11 @@ class _Parts:
             self.check_levels("nested_quant_map", dynamic_map(signed=True))
             constants = DoubleQuantized(
                 self.take("absmax", np.uint8, (n_blocks,)),
-                self.take("nested_absmax", np.float32, (-(-n_blocks // NESTED_BLOCK),)),
+                self.constants("nested_absmax", -(-n_blocks // NESTED_BLOCK)),
                 np.array(state["nested_offset"], np.float32),
             )
         else:
-            constants = Constants(self.take("absmax", np.float32, (n_blocks,)))
+            constants = Constants(self.constants("absmax", n_blocks))
         return Quantized(shape, self.data_type, block_size, codes, constants)
 
     def state(self) -> dict[str, Any]:
@@ -117,8 +117,9 @@ class _Parts:
             sound = len(sizes) == 3 and all(type(n) is int and n > 0 for n in sizes)
             if self.nested:
                 sound &= said["nested_blocksize"] == NESTED_BLOCK
-                sound &= bool(np.isfinite(float(said["nested_offset"])))
-        except (ValueError, TypeError, KeyError) as error:
+                # NaN is not within, and neither is what only float64 reaches.
+                sound &= abs(float(said["nested_offset"])) <= float(np.finfo(np.float32).max)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise self.wrong(f"does not say what it is: {error}") from error
         if not sound:
             raise self.wrong(f"says of itself what cannot be, or is not read: {said}")
@@ -134,6 +135,19 @@ class _Parts:
             raise self.wrong(
                 f"needs its {name or 'codes'} to be {needed}, and they are {array.dtype} "
                 f"{array.shape}: cut off, or in an order for one processor"
+            )
+        return array
+
+    def constants(self, name: str, n: int) -> np.ndarray:
+        """Constants (n,) float32, of blocks or of `NESTED_BLOCK` of them, all finite."""
+        array = self.take(name, np.float32, (n,))
+        finite = np.isfinite(array)
+        if not finite.all():
+            first = int(np.argmin(finite))
+            of = f"the blocks from {first * NESTED_BLOCK} on" if self.nested else f"block {first}"
+            raise self.wrong(
+                f"has {array[first]} as {name}[{first}], so the numbers of {of} would be lost; "
+                "the file is damaged: get it again"
             )
         return array
 

@@ -17,7 +17,8 @@ import numpy as np
 from minilora.errors import ConfigError
 from minilora.model import Transformer
 from minilora.nn import Module
-from minilora.quant import DATA_TYPES, quantize
+from minilora.quant import quantize
+from minilora.quant.blockwise import check
 from minilora.quant.linear import PackedMatrix, layer_matrices, packed_weights, spread
 
 _MATRIX = re.compile(r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj\.weight")
@@ -28,7 +29,7 @@ class Quantization:
     """How a base's matrices are packed.
 
     data_type      one of quant.DATA_TYPES
-    block_size     numbers that share a constant
+    block_size     numbers that share a constant, from 1 to 2**31
     double_quant   the constants are quantized, too
 
     Raises ConfigError for what is not allowed.
@@ -39,13 +40,7 @@ class Quantization:
     double_quant: bool = True
 
     def __post_init__(self) -> None:
-        if self.data_type not in DATA_TYPES:
-            raise ConfigError(
-                f"quantize {self.data_type!r} is none of the formats: {', '.join(DATA_TYPES)}"
-            )
-        size = self.block_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"block_size {size!r} must be a whole number from 1; 64 is usual")
+        object.__setattr__(self, "block_size", check(self.data_type, self.block_size))
 
     def pack(self, name: str, W: np.ndarray, dtype: Any) -> PackedMatrix:
         """A matrix W (out, in) in few bits, that stands for floats of `dtype`."""
@@ -64,8 +59,10 @@ def quantize_base(
 ) -> Transformer:
     """Quantize the matrices in the layers of a model that is at hand, in place, and freeze it.
 
-    Raises ConfigError for an unknown format, and for a model that is quantized already or has
-    adapters.
+    All of them or none: until the last is packed, bits and floats are there together.
+
+    Raises ConfigError for an unknown format or block size, and for a model that is quantized
+    already or has adapters; NonFiniteError naming a weight with NaN or infinities.
     """
     how = Quantization(data_type, block_size, double_quant)
     refuse_packed(model, f"quantize to {data_type}")
@@ -76,10 +73,10 @@ def quantize_base(
             f"{besides[0]} is no matrix of a plain base: quantize the base first, and put adapters "
             "beside it then"
         )
+    packed: dict[str, Any] = {name: how.pack(name, p.data, p.dtype) for name, p in matrices.items()}
     for name, p in matrices.items():
         p.requires_grad = False
-        packed: Any = how.pack(name, p.data, p.dtype)
-        p.data = packed
+        p.data = packed.pop(name)
     model.requires_grad_(False)
     return model
 

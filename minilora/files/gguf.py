@@ -15,6 +15,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from types import ModuleType
@@ -75,7 +76,8 @@ class GGUFFile:
         """The array of that name in float32, its quantization undone.
 
         Besides the result, a few MB are held at any time. Raises FormatError for an array that
-        the file has not, and for a kind of quantization that the package cannot undo.
+        the file has not, and for a kind of quantization that the package cannot undo, naming those
+        that it can.
         """
         entry = self._entry(name)
         array = np.empty(entry.shape, np.float32)
@@ -90,7 +92,10 @@ class GGUFFile:
             for start in range(0, len(rows), step):
                 part = rows[start : start + step]
                 raw = self._bytes(file, name, len(part) * row_bytes).reshape(len(part), row_bytes)
-                part[:] = self._gguf.quants.dequantize(raw, kind)
+                try:
+                    part[:] = self._gguf.quants.dequantize(raw, kind)
+                except NotImplementedError as error:
+                    raise _not_read(self.path, name, kind.name, self._gguf) from error
         return array
 
     def raw(self, name: str) -> np.ndarray:
@@ -204,10 +209,14 @@ def _placed(
     entries = {}
     for name, (shape, kind, offset) in listed.items():
         if kind not in sizes:
-            raise header.damaged(f"{name!r} is quantized in the unknown way {kind}")
+            raise _not_read(header.path, name, f"kind {kind}, which is unknown,", gguf)
         block, block_bytes = sizes[kind]
         if shape and shape[-1] % block:
-            raise header.damaged(f"{name!r} has rows of {shape[-1]}, no multiple of {block}")
+            called = gguf.GGMLQuantizationType(kind).name
+            raise header.damaged(
+                f"{name!r} is {called}, in blocks of {block}, and its rows of {shape[-1]} are no "
+                "multiple of that"
+            )
         n_bytes = math.prod(shape) // block * block_bytes
         if offset % alignment or data + offset + n_bytes > header.size:
             raise header.damaged(f"{name!r} lies outside of the file, which may have been cut off")
@@ -218,3 +227,17 @@ def _placed(
             raise header.damaged(f"{name!r} lies on top of another array")
         end = entry.start + entry.n_bytes
     return entries
+
+
+def _not_read(path: str, name: str, kind: str, gguf: ModuleType) -> FormatError:
+    """The error for an array of a kind that the package cannot undo: the file may well be whole."""
+    undone = []
+    for known, (_, n_bytes) in gguf.GGML_QUANT_SIZES.items():
+        # It keeps no list of what it undoes, so it is asked to, for one block of zeros.
+        with contextlib.suppress(NotImplementedError), np.errstate(all="ignore"):
+            gguf.quants.dequantize(np.zeros((1, n_bytes), np.uint8), known)
+            undone.append(known.name)
+    return FormatError(
+        f"{path}: {name!r} is quantized as {kind} and is not read; read are {', '.join(undone)}. "
+        "Take a file in another quantization"
+    )

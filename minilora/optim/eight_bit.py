@@ -22,6 +22,7 @@ import numpy as np
 from minilora.autograd import Parameter
 from minilora.errors import ConfigError
 from minilora.optim.adamw import AdamW, update
+from minilora.quant.blockwise import check_block_size
 from minilora.quant.dynamic import dynamic_map, nearest
 
 BLOCK = 256
@@ -78,9 +79,9 @@ class Moment:
 class AdamW8bit(AdamW):
     """`AdamW` with m and v in 8 bits, for tensors of 4,096 numbers or more.
 
-    block_size   numbers that share a scale
+    block_size   numbers that share a scale, from 1 to 2**31
 
-    Raises ConfigError as AdamW, and for a block size that is no whole number from 1.
+    Raises ConfigError as AdamW, and for a block size that cannot be.
     """
 
     def __init__(
@@ -93,9 +94,7 @@ class AdamW8bit(AdamW):
         *,
         block_size: int = BLOCK,
     ):
-        if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size < 1:
-            raise ConfigError(f"block_size {block_size!r} must be a whole number from 1")
-        self.block_size = block_size
+        self.block_size = check_block_size(block_size, usual=BLOCK)
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
     def _make_moments(self) -> None:

@@ -15,8 +15,9 @@ from minilora.model import Transformer
 from minilora.peft.adapted import Switch, own_modules
 from minilora.peft.attaching import places
 from minilora.peft.config import LoraConfig, PeftConfig
-from minilora.peft.folder import PREFIX, read_fingerprint
-from minilora.quant.linear import spread, unpacked
+from minilora.peft.folder import PREFIX, read_fingerprint, read_packing
+from minilora.quant import DATA_TYPES
+from minilora.quant.linear import packed_weights, spread, unpacked
 
 # A base that was in bfloat16 there has 8 bits of each number.
 _TOLERANCE = 2**-8
@@ -35,7 +36,8 @@ def fit(
     `base_layer.weight`.
 
     Raises AdapterError naming the first that is missing, too many, of another shape or no finite
-    floats; warns if the base is another than the one the adapter was made for.
+    floats; warns if the base is another than the one the adapter was made for, or the same in
+    other bits.
     """
     try:
         # PiSSA takes r directions out of W, and there have to be so many.
@@ -173,6 +175,27 @@ def _compare_bases(
             f"{folder} was made beside other weights than this base's (the fingerprints of the "
             "two differ); what it adds to these, nobody has tried"
         )
+    elif packing := _other_packing(model, folder):
+        trained, here = packing
+        said = (
+            f"{folder} was trained beside weights rounded to {trained}, and this base's are "
+            f"{here}; beside those its answers differ slightly. To have the same: "
+            f"load_base(..., quantize={trained!r})"
+        )
     else:
         return
     warnings.warn(said, stacklevel=5)
+
+
+def _other_packing(model: Transformer, folder: str | Path) -> tuple[str, str] | None:
+    """In which formats the weights were and are held, if they were rounded to others than here.
+
+    Only the formats that a base is rounded to here. The blocks of a GGUF are what its floats are
+    made of, so beside these nothing differs.
+    """
+    noted = {name for name in (read_packing(folder) or "").split(", ") if name in DATA_TYPES}
+    there = {W.data_type for W in packed_weights(model).values()}
+    if not noted or noted == there:
+        return None
+    here = f"rounded to {', '.join(sorted(there))}" if there else "floats"
+    return ", ".join(sorted(noted)), here

@@ -4,7 +4,8 @@ Only the adapter is written, some kilobytes; the base is named, not stored. Arra
 PEFT's files, e.g. `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`, with
 A (r, in) and B (out, r); the adapter's own name is not part of it. Virtual tokens belong to the
 model as a whole: PEFT calls theirs `prompt_embeddings`, without a path. What the base was, its name
-and a fingerprint of its weights, is also noted in the file of the arrays, where PEFT asks nothing.
+and a fingerprint of its weights, and in which format of few bits it was held, is also noted in the
+file of the arrays, where PEFT asks nothing.
 """
 
 from __future__ import annotations

@@ -5,7 +5,10 @@
 
 A block is some numbers in a row of the flattened array, wherever a row of the matrix ends; the last
 may be shorter. The smaller it is, the less an outlier spoils, and the more the constants weigh. An
-error is at most absmax times half the largest gap between levels.
+error is at most absmax times half the largest gap between levels, where the constants are not
+quantized in turn, and where absmax is at least 1e-38. Of less float32 has no inverse: such a block
+is divided by 1e-38 instead, so its numbers get lower levels than are theirs, far below all of them
+that of 0.
 
 Dettmers et al., "QLoRA", arXiv 2305.14314, section 2.
 """
@@ -32,6 +35,9 @@ from minilora.quant.packing import looked_up, pack
 DATA_TYPES = {"nf4": 4, "fp4": 4, "int4": 4, "int4-minmax": 4, "int8": 8, "int8-dynamic": 8}
 # Numbers at a time: in floats they are still in the cache when the constants come.
 PIECE = 2**16
+# A block that is larger than its array is simply all of it. There is a limit since NumPy counts in
+# 64 bits; no matrix has so many numbers.
+LARGEST_BLOCK = 2**31
 
 
 def bits_per_parameter(
@@ -42,7 +48,7 @@ def bits_per_parameter(
     4 + 32/64 = 4.5 for blocks of 64, and 4 + 8/64 + 32/(64·256) = 4.127 with double quantization;
     twice the constants for int4-minmax. Left out is what does not grow: a mean, a block begun.
     """
-    check(data_type, block_size)
+    block_size = check(data_type, block_size)
     constants = 2 if data_type == "int4-minmax" else 1
     shared = 8 + 32 / NESTED_BLOCK if double_quant else 32
     return DATA_TYPES[data_type] + constants * shared / block_size
@@ -148,15 +154,19 @@ def quantize(
     """Hold an array of floats, of any shape, in few bits.
 
     data_type      one of DATA_TYPES: nf4, fp4, int4, int4-minmax, int8, int8-dynamic
-    block_size     numbers that share their constants
+    block_size     numbers that share their constants, from 1 to 2**31
     double_quant   the constants are quantized, too
     name           what the array is called if something is wrong with it
 
-    Codes and constants of nf4 and fp4 are those of bitsandbytes, bit for bit. Raises ConfigError
-    for a format or a block size that cannot be, and for what is quantized already; DTypeError for
-    an array that is not float32 or float16; NonFiniteError for NaN and infinities.
+    Codes of nf4 and fp4 are those of bitsandbytes, bit for bit, and with double_quant=False so are
+    the constants. Quantized once more, some 0.2 % of them have a neighbouring code: bitsandbytes on
+    a processor first rounds them to a grid of 65,536 even steps.
+
+    Raises ConfigError for a format or a block size that cannot be, for what is quantized already,
+    and for constants that float32 does not reach; DTypeError for an array that is not float32 or
+    float16; NonFiniteError for NaN and infinities.
     """
-    check(data_type, block_size)
+    block_size = check(data_type, block_size)
     flat = _floats(w, name)
     if data_type == "int4-minmax":
         codes, *shared = _between(flat, block_size)
@@ -165,7 +175,10 @@ def quantize(
     if DATA_TYPES[data_type] == 4:
         codes = pack(codes, levels(data_type).tolist().index(0.0))
     kind = DoubleQuantized.of if double_quant else Constants
-    return Quantized(np.shape(w), data_type, int(block_size), codes, *map(kind, shared))
+    constants = [kind(values) for values in shared]
+    if data_type == "int4-minmax":
+        _check_reach(*constants)
+    return Quantized(np.shape(w), data_type, block_size, codes, *constants)
 
 
 def dequantize(q: Quantized) -> np.ndarray:
@@ -200,10 +213,7 @@ def _between(flat: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray,
     with np.errstate(over="ignore"):
         scale = (high - low) / np.float32(15)
     if not np.isfinite(scale).all():
-        raise ConfigError(
-            "int4-minmax: some block's largest and smallest number are further apart than float32 "
-            "reaches, 3.4e38; look where such numbers come from"
-        )
+        raise ConfigError(_TOO_FAR)
     divisor = np.where(scale > 0, scale, np.float32(1))
     codes = np.empty(len(flat), np.uint8)
     blocks = block_parts(flat, 0, block_size, divisor, low)
@@ -212,13 +222,41 @@ def _between(flat: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray,
     return codes, scale, low
 
 
-def check(data_type: str, block_size: int) -> None:
-    """ConfigError for an unknown format, and for a block size that is no whole number from 1."""
-    if data_type not in DATA_TYPES:
+_TOO_FAR = (
+    "int4-minmax: some block's largest and smallest number are further apart than float32 reaches, "
+    "3.4e38; look where such numbers come from"
+)
+
+
+def _check_reach(scales: Constants, lows: Constants) -> None:
+    """ConfigError if a block's highest level, as `part` computes it, is beyond float32.
+
+    Scales are rounded, and fifteen of them can be a little more than the largest number was.
+    """
+    n = len(scales)
+    with np.errstate(over="ignore"):
+        highest = np.float32(15) * scales.part(0, n) + lows.part(0, n)
+    if not np.isfinite(highest).all():
+        raise ConfigError(_TOO_FAR)
+
+
+def check(data_type: str, block_size: int) -> int:
+    """The block size as an int. ConfigError for an unknown format, and as `check_block_size`."""
+    if not isinstance(data_type, str) or data_type not in DATA_TYPES:
         raise ConfigError(f"format {data_type!r} is none of {', '.join(DATA_TYPES)}")
+    return check_block_size(block_size)
+
+
+def check_block_size(block_size: int, usual: int = 64) -> int:
+    """The block size as an int. ConfigError if it is no whole number from 1 to 2**31."""
     whole = isinstance(block_size, int | np.integer) and not isinstance(block_size, bool)
-    if not whole or block_size < 1:
-        raise ConfigError(f"block_size {block_size!r} must be a whole number from 1; 64 is usual")
+    if not whole or not 1 <= block_size <= LARGEST_BLOCK:
+        raise ConfigError(
+            f"block_size {block_size!r} must be a whole number from 1 to {LARGEST_BLOCK:,}; "
+            f"{usual} is usual"
+        )
+    # NumPy's own small integers would overflow where sizes are multiplied.
+    return int(block_size)
 
 
 def _floats(w: Any, name: str) -> np.ndarray:

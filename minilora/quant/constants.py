@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minilora.errors import ConfigError
 from minilora.quant.dynamic import dynamic_map
 from minilora.quant.levels import nearest
 
@@ -50,9 +51,17 @@ class DoubleQuantized(Constants):
 
     @classmethod
     def of(cls, values: np.ndarray) -> DoubleQuantized:
-        """Quantize the constants (n,) float32."""
+        """Quantize the constants (n,) float32. ConfigError if they are too far apart for that."""
         mean = np.array(values.mean(dtype=np.float64) if len(values) else 0, np.float32)
-        scaled, scales = scaled_blocks(values - mean, NESTED_BLOCK)
+        with np.errstate(over="ignore"):
+            rest = values - mean
+        if not np.isfinite(rest).all():  # minimums, which have both signs
+            raise ConfigError(
+                "double quantization: some block's constant is further from the mean of all than "
+                "float32 reaches, 3.4e38; look where such numbers come from, or give "
+                "double_quant=False"
+            )
+        scaled, scales = scaled_blocks(rest, NESTED_BLOCK)
         return cls(nearest(scaled, "int8-dynamic"), scales, mean)
 
     def __len__(self) -> int:
@@ -63,8 +72,10 @@ class DoubleQuantized(Constants):
         scales = self.scales[start // NESTED_BLOCK :]
         for part, scale in block_parts(found, start, NESTED_BLOCK, scales):
             part *= scale
-        found += self.mean
-        return found
+        # A constant near float32's largest may be rounded to more than that.
+        with np.errstate(over="ignore"):
+            found += self.mean
+        return np.clip(found, -_LARGEST, _LARGEST, out=found)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"constants": self.codes, "nested_scales": self.scales, "mean": self.mean}
@@ -72,13 +83,16 @@ class DoubleQuantized(Constants):
 
 # The smallest number that a block is divided by: of smaller ones float32 has no inverse.
 _SMALLEST = np.float32(1e-38)
+_LARGEST = np.finfo(np.float32).max
 
 
 def scaled_blocks(flat: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers between -1 and 1, and the largest magnitude of each block: (n,), (⌈n/block_size⌉,).
 
     Rounded as bitsandbytes does: whole blocks are multiplied with the inverse of their largest, a
-    last one that is not whole is divided by it, and that largest is then at least 1e-38.
+    last one that is not whole is divided by it, and that largest is then at least 1e-38. Where it
+    quantizes constants once more bitsandbytes has no such least, so of a last block of zeros it
+    holds 0 as the largest, and here it is 1e-38; what comes back is the same.
     """
     whole = len(flat) - len(flat) % block_size
     blocks = flat[:whole].reshape(-1, block_size)

@@ -55,8 +55,8 @@ class StoredBlocks:
     def from_bytes(cls, data_type: str, raw: np.ndarray, name: str = "an array") -> StoredBlocks:
         """From the rows of a file: raw (out, bytes of a row) uint8.
 
-        Raises FormatError, with `name`, for a kind that is not known here, and for rows that are
-        no whole blocks.
+        Raises FormatError, with `name`, for a kind that is not known here, for rows that are no
+        whole blocks, and for a scale or minimum that is not finite, naming its block.
         """
         if data_type not in KINDS:
             raise FormatError(
@@ -73,6 +73,7 @@ class StoredBlocks:
             )
         blocks = raw.reshape(len(raw), -1, size)
         halves = np.ascontiguousarray(blocks[..., :front]).view("<f2")
+        _check_finite(halves, name)
         return cls(
             data_type,
             np.ascontiguousarray(blocks[..., front:]).view(np.int8 if kind.bits == 8 else np.uint8),
@@ -122,3 +123,15 @@ class StoredBlocks:
         if self.minimums is not None:
             W += self.minimums[which].astype(np.float32)[..., None]
         return W.reshape(len(W), -1)
+
+
+def _check_finite(halves: np.ndarray, name: str) -> None:
+    """FormatError for a scale or a minimum (out, in/32, 1 or 2) that is no number, or infinite."""
+    finite = np.isfinite(halves)
+    if not finite.all():
+        row, block, which = np.unravel_index(int(np.argmin(finite)), halves.shape)
+        raise FormatError(
+            f"{name}: in row {row} the {('scale', 'minimum')[which]} of block {block} is "
+            f"{halves[row, block, which]}, so its numbers would be lost; the file is damaged: "
+            "get it again"
+        )

@@ -94,12 +94,36 @@ def test_arrays_that_are_cut_off_missing_or_others_are_named(folder, part, chang
         {"nested_blocksize": 128},
         {"nested_offset": "much"},
         {"nested_offset": float("nan")},
+        {"nested_offset": 1e300},  # which float32 has not
+        {"nested_offset": 10**400},
     ],
 )
 def test_a_matrix_that_says_of_itself_what_is_not_so(folder, changes):
     damaged(folder, **{STATE: state(folder, **changes)})
     with pytest.raises(FormatError, match=NAME.replace(".", r"\.")):
         load_base(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("double_quant", "part", "place", "block"),
+    [
+        (True, "nested_absmax", 0, "the blocks from 0 on"),
+        (True, "nested_absmax", 1, "the blocks from 256 on"),
+        (False, "absmax", 7, "block 7"),
+    ],
+)
+def test_constants_that_are_no_numbers_are_named(tmp_path, double_quant, part, place, block, value):
+    name = "model.layers.1.mlp.up_proj.weight"
+    model = quantize_base(Transformer(SIZES, seed=1), block_size=32, double_quant=double_quant)
+    save_base(model, tmp_path / "packed")
+    array = read_tensors(tmp_path / "packed/model.safetensors")[f"{name}.{part}"].copy()
+    array[place] = value
+    damaged(tmp_path / "packed", **{f"{name}.{part}": array})
+    with pytest.raises(FormatError) as raised:
+        load_base(tmp_path / "packed")
+    said = f"packed: {name} has {value} as {part}[{place}], so the numbers of {block} would be lost"
+    assert said in str(raised.value)
 
 
 def test_a_state_that_is_no_text(folder):

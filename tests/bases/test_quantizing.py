@@ -99,7 +99,12 @@ def test_full_fine_tuning_is_refused_and_an_adapter_named(tmp_path):
     loaded = load_base(tmp_path / "base", quantize="nf4")
     with pytest.raises(ConfigError, match=r"packed as nf4 cannot be trained.*get_peft_model"):
         loaded.requires_grad_(True)
+    # Not even what comes before the first packed matrix: an optimizer would train it.
+    assert loaded.trainable_parameters() == []
     loaded.model.norm.requires_grad_(True)  # what is in floats can still be trained
+    with pytest.raises(ConfigError, match="packed as nf4"):
+        loaded.requires_grad_(True)
+    assert loaded.trainable_parameters() == [loaded.model.norm.weight]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,8 @@ def test_full_fine_tuning_is_refused_and_an_adapter_named(tmp_path):
         ({"quantize": "nf4", "block_size": -64}, "block_size -64"),
         ({"quantize": "nf4", "block_size": 2.5}, r"block_size 2\.5"),
         ({"quantize": "nf4", "block_size": True}, "block_size True"),
+        ({"quantize": "nf4", "block_size": 10**20}, "from 1 to 2,147,483,648"),
+        ({"quantize": ["nf4"]}, r"\['nf4'\] is none of nf4, fp4"),
         ({"keep_quantized": True}, "keep_quantized holds the blocks .* not for 'skills'"),
     ],
 )
@@ -117,6 +124,15 @@ def test_what_cannot_be_is_said_before_anything_is_loaded(monkeypatch, options, 
     monkeypatch.setattr("minilora.bases.folder.load", None)
     with pytest.raises(ConfigError, match=said):
         load_base("skills", **options)
+
+
+def test_a_block_size_of_numpy_is_taken(tmp_path):
+    model = saved(tmp_path / "base")
+    loaded = load_base(tmp_path / "base", quantize="nf4", block_size=np.int64(32))
+    quantize_base(model, block_size=np.uint8(32))
+    for W in (*packed_weights(loaded).values(), *packed_weights(model).values()):
+        assert W.blocks.block_size == 32 and type(W.blocks.block_size) is int
+    save_base(loaded, tmp_path / "packed")  # where it is written as JSON
 
 
 def test_two_ways_at_once_are_refused():
@@ -141,6 +157,19 @@ def test_a_weight_that_is_no_number_is_named(tmp_path):
     save_base(model, tmp_path / "base")
     with pytest.raises(NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj\.weight.*3, 5"):
         load_base(tmp_path / "base", quantize="nf4")
+
+
+def test_a_model_with_a_weight_that_is_no_number_stays_as_it_was():
+    model = Transformer(SIZES, seed=1)
+    W = model.model.layers[1].self_attn.v_proj.weight.data
+    was, W[2, 3] = W[2, 3], np.inf
+    before = dict(model.state_dict())
+    with pytest.raises(NonFiniteError, match=r"layers\.1\.self_attn\.v_proj\.weight\[2, 3\]"):
+        quantize_base(model)
+    assert all(array is before[name] for name, array in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    W[2, 3] = was
+    assert len(packed_weights(quantize_base(model))) == 14
 
 
 @pytest.mark.parametrize("data_type", ["int8", "int4-minmax"])

@@ -142,6 +142,24 @@ def test_blocks_that_are_not_known_are_named(tmp_path):
     assert smollm2.from_gguf(tmp_path / "small.gguf").n_parameters() == small(True).n_parameters()
 
 
+@pytest.mark.parametrize(
+    ("part", "at", "what"),
+    [("attn_q", 0, "scale"), ("attn_q", 2, "minimum"), ("ffn_gate", 0, "scale")],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_blocks_whose_constant_is_no_number_are_named(tmp_path, part, at, what, value):
+    path = tmp_path / "small.gguf"
+    write(path, small(True), kinds={"q_proj": "Q4_1", "gate_proj": "Q8_0"})
+    entry = GGUFFile(path)._entries[f"blk.1.{part}.weight"]
+    row_bytes = entry.n_bytes // entry.shape[0]  # a row is one block
+    with open(path, "r+b") as file:
+        file.seek(entry.start + 5 * row_bytes + at)
+        file.write(np.array(value, "<f2").tobytes())
+    said = rf"small\.gguf: blk\.1\.{part}\.weight: in row 5 the {what} of block 0 is {value}"
+    with pytest.raises(FormatError, match=said):
+        smollm2.from_gguf(path, keep_quantized=True)
+
+
 def test_a_file_that_became_shorter_is_said_to_be_damaged(tmp_path):
     write(tmp_path / "small.gguf", small(True), kinds=KINDS)
     file = GGUFFile(tmp_path / "small.gguf")

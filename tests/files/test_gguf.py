@@ -178,6 +178,31 @@ def test_a_kind_that_cannot_be_undone_is_named(tmp_path):
         GGUFFile(path).read("a")
 
 
+@pytest.mark.parametrize("kind", ["Q8_1", "Q8_K", "F64", "I8", 99])
+def test_a_kind_that_is_not_read_is_no_damage_and_others_are_named(tmp_path, kind):
+    path = tmp_path / "other.gguf"
+    number = kind if isinstance(kind, int) else int(gguf.GGMLQuantizationType[kind])
+    path.write_bytes(head(1, 0, array(b"blk.0.up", (256,), number, 0) + SPACE))
+    with pytest.raises(FormatError) as raised:
+        read_all(path)
+    said = str(raised.value)
+    called = f"kind {kind}, which is unknown," if kind == 99 else kind
+    assert f"other.gguf: 'blk.0.up' is quantized as {called} and is not read" in said
+    listed = said.partition("read are ")[2].partition(". ")[0].split(", ")
+    assert {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"} <= set(listed)
+    assert not {"Q8_1", "Q8_K", "F64", "I8"} & set(listed)
+    assert said.endswith("Take a file in another quantization")
+    assert "damaged" not in said and "again" not in said
+
+
+def test_rows_that_are_no_whole_blocks_are_named_with_their_kind(tmp_path):
+    path = tmp_path / "rows.gguf"
+    kind = int(gguf.GGMLQuantizationType.Q4_K)
+    path.write_bytes(head(1, 0, array(b"a", (576,), kind, 0) + SPACE))
+    with pytest.raises(FormatError, match="'a' is Q4_K, in blocks of 256, and its rows of 576 are"):
+        GGUFFile(path)
+
+
 def test_without_the_package_the_pip_command_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'minilora\[llm\]'"):

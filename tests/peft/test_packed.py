@@ -236,8 +236,16 @@ def test_its_adapter_opens_beside_the_float_base_and_says_what_it_was_made_besid
     assert read_fingerprint(tmp_path / "nf4") == read_fingerprint(tmp_path / "plain")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for options in ({}, {"quantize": "nf4"}, {"quantize": "int8"}):
+        PeftModel.from_pretrained(load_base("skills", quantize="nf4"), tmp_path / "nf4")
+        for options in ({}, {"quantize": "nf4"}):
+            PeftModel.from_pretrained(load_base("skills", **options), tmp_path / "plain")
+    for options, here in (({}, "floats"), ({"quantize": "fp4"}, "rounded to fp4")):
+        with pytest.warns(UserWarning, match="trained beside") as warned:
             PeftModel.from_pretrained(load_base("skills", **options), tmp_path / "nf4")
+        (said,) = (str(w.message) for w in warned)
+        assert f"nf4 was trained beside weights rounded to nf4, and this base's are {here}" in said
+        assert said.endswith("load_base(..., quantize='nf4')")
+        assert warned[0].filename == __file__
     for how in (lambda model: model, quantize_base):
         another = load_base("skills")
         another.model.layers[0].mlp.up_proj.weight.data *= 1.01

@@ -186,10 +186,36 @@ def test_float16_and_strange_memory_layouts_are_taken():
     np.testing.assert_array_equal(quantize(half).codes, quantize(half.astype(np.float32)).codes)
 
 
-@pytest.mark.parametrize("size", [0, -64, 2.5, "64", True, None])
-def test_block_sizes_that_cannot_be(size):
-    with pytest.raises(ConfigError, match=r"block_size .* must be a whole number from 1"):
-        quantize(normal(4), "nf4", size)
+@pytest.mark.parametrize(
+    "size", [0, -64, 2.5, "64", True, None, 2**31 + 1, 10**20, np.uint64(2**64 - 1)]
+)
+@pytest.mark.parametrize("name", DATA_TYPES)
+def test_block_sizes_that_cannot_be(name, size):
+    said = r"block_size .* must be a whole number from 1 to 2,147,483,648; 64 is usual"
+    with pytest.raises(ConfigError, match=said):
+        quantize(normal(4), name, size)
+    with pytest.raises(ConfigError, match=said):
+        bits_per_parameter(name, size)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("name", DATA_TYPES)
+def test_a_block_larger_than_the_array_is_all_of_it(name, double):
+    w = normal(10, 10)
+    expected = dequantize(quantize(w, name, 100, double))
+    # Whole blocks are multiplied with an inverse, begun ones divided: the last digit may differ.
+    found = dequantize(quantize(w, name, 2**31, double))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("size", [np.int64(64), np.uint8(64), np.int8(64)])
+@pytest.mark.parametrize("name", DATA_TYPES)
+def test_block_sizes_of_numpy_are_taken(name, size):
+    w = normal(5, 64)
+    q = quantize(w, name, size)
+    assert type(q.block_size) is int
+    np.testing.assert_array_equal(dequantize(q), dequantize(quantize(w, name, 64)))
+    assert bits_per_parameter(name, size) == bits_per_parameter(name, 64)
 
 
 def test_unknown_formats_are_listed_against():
@@ -197,6 +223,11 @@ def test_unknown_formats_are_listed_against():
         quantize(normal(4), "nf3")
     with pytest.raises(ConfigError, match="'q4' is none of"):
         bits_per_parameter("q4")
+    for no_name in (["nf4"], {"nf4"}, None, 4):
+        with pytest.raises(ConfigError, match="is none of nf4, fp4"):
+            quantize(normal(4), no_name)
+        with pytest.raises(ConfigError, match="is none of nf4, fp4"):
+            bits_per_parameter(no_name)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -224,3 +255,42 @@ def test_a_range_that_float32_has_not():
         quantize(np.array([3e38, -3e38], np.float32), "int4-minmax")
     found = dequantize(quantize(np.array([3e38, -3e38], np.float32), "nf4", 64, False))
     np.testing.assert_array_equal(found, np.array([3e38, -3e38], np.float32))
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("name", ABSMAX)
+def test_what_is_finite_comes_back_finite(name, double):
+    """Constants near float32's largest, of which a rounded one can be larger than that."""
+    w = np.full(1000, 3.4e38, np.float32)
+    w[::2] *= -1
+    w[:64] = 1
+    found = dequantize(quantize(w, name, 64, double))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[64:], w[64:], rtol=0.01)
+
+
+def test_minmax_is_refused_where_its_levels_leave_float32():
+    top = np.finfo(np.float32).max
+    # No two numbers are too far apart, but fifteen rounded steps are.
+    w = np.zeros(64 * 20, np.float32)
+    w[64::64] = top
+    with pytest.raises(ConfigError, match="further apart than float32 reaches"):
+        quantize(w, "int4-minmax", 64, double_quant=True)
+    # And here the minimum of one block is too far from the mean of all.
+    w[:64], w[64:] = -top, top
+    with pytest.raises(ConfigError, match=r"constant is further.*give double_quant=False"):
+        quantize(w, "int4-minmax", 64, double_quant=True)
+    found = dequantize(quantize(w, "int4-minmax", 64, double_quant=False))
+    np.testing.assert_array_equal(found, w)
+
+
+def test_a_block_below_the_smallest_inverse_gets_lower_levels():
+    """The bound on errors does not hold there; bitsandbytes does the same."""
+    w = np.linspace(-1, 1, 64, dtype=np.float32)
+    share = {}
+    for largest in (1.1e-38, 5e-39, 1e-40):
+        found = dequantize(quantize(w * np.float32(largest), double_quant=False))
+        share[largest] = np.abs(found).max() / largest
+    assert share[1.1e-38] == pytest.approx(1, abs=1e-6)
+    assert 0.4 < share[5e-39] < 0.6
+    assert share[1e-40] == 0
