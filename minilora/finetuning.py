@@ -93,12 +93,18 @@ def finetune(
     if method is None:
         method = Method("lora", lora) if lora else Method("full")
     model: Any = method.load(base)
+    method.check(model)
     if model.tokenizer is None:
         raise ConfigError(f"base {base!r} has no tokenizer.json, which text needs; put one there")
     chosen = defaults_for(model)
     steps = chosen.steps if steps is None else steps
     check_count("steps", steps)
     check_count("accumulate", accumulate)
+    if replay_data is not None and not replay:
+        raise ConfigError(
+            f"of the old examples in {replay_data} nothing is replayed: say their share of every "
+            "batch, e.g. replay 0.1, or leave them out"
+        )
     run = Run(
         base=str(base),
         data=str(data),

@@ -15,6 +15,7 @@ from minilora.errors import ConfigError
 from minilora.method_names import LABELS, METHODS, VIRTUAL
 from minilora.model import Transformer
 from minilora.peft import LoraConfig
+from minilora.peft.virtual import check_room
 from minilora.quant.linear import packed_weights
 
 
@@ -84,8 +85,14 @@ class Method:
         """A base as this method keeps it. A folder that is in few bits already comes as it is."""
         return load_base(base, quantize=None if is_packed(base) else self.quantize)
 
+    def check_room(self, context: int) -> None:
+        """ConfigError if it leaves no place for a text in so many tokens."""
+        if self.context:
+            check_room(self.config, context)
+
     def check(self, model: Transformer) -> None:
         """ConfigError if this method cannot tune such a base: bits have no gradient."""
+        self.check_room(model.config.max_positions)
         packed = packed_weights(model)
         if self.name == "full" and packed:
             next(iter(packed.values())).refuse_gradient()

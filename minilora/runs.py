@@ -105,6 +105,7 @@ class Run:
             read_examples,
             tokenizer=tokenizer,
             max_length=context - self.tuned_by.context,
+            taken=self.tuned_by.context,
             written=template(self.template, tokenizer),
             mask=self.mask,
         )
@@ -131,7 +132,7 @@ def write_run(folder: Path, run: Run, model: Any, batches: Batches) -> None:
             "python": platform.python_version(),
             **asdict(run),
             "examples": len(batches.examples),
-            "tokens": sum(len(row.ids) for row in rows),
+            "seen_tokens": sum(len(row.ids) for row in rows),
             "target_tokens": sum(t != IGNORE for row in rows for t in row.labels[1:]),
             "trained_parameters": model.n_parameters(trainable=True),
             "total_parameters": model.n_parameters(),

@@ -12,6 +12,8 @@ from minilora.bases import load_base
 from minilora.diagnosing import examine_folder
 from minilora.errors import ConfigError, DataError, FormatError, MiniloraError
 from minilora.finetuning import SKILLS_DEFAULTS, defaults_for, finetune
+from minilora.method_names import METHODS
+from minilora.methods import Method
 from minilora.peft import LoraConfig, PeftModel
 from minilora.runs import check_data, read_run
 
@@ -181,6 +183,31 @@ def test_run_json_says_what_was_run(data, out, lora):
     assert (run.lora, run.steps, run.data_sha256) == (lora, 4, said["data_sha256"])
     check_data(run)
     assert not [finding for finding in examine_folder(out) if "run.json" in str(finding)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_run_that_is_read_is_the_run_that_was_written(data, out, name):
+    method = Method(name, LORA, tokens=3, bottleneck=2)
+    finetune("skills", data, out, method=method, **QUICK | {"steps": 2})
+    tuned_by = read_run(out).tuned_by
+    assert tuned_by.config == method.config and tuned_by.context == method.context
+    assert json.loads((out / "run.json").read_text())["seen_tokens"] > 2 * 4 * 9
+
+
+def test_virtual_tokens_take_a_part_of_the_context(tmp_path, data, out):
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"prompt": "a" * 240, "completion": "b"}))
+    prompt = Method("prompt", tokens=20)
+    with pytest.raises(DataError, match=r"line 1: 242 tokens.* has 236 \(256 less 20 of the adap"):
+        finetune("skills", long, out, method=prompt, **QUICK)
+    with pytest.raises(ConfigError, match=r"= 256 leaves no place for a text.*256; take fewer"):
+        finetune("skills", data, out, method=Method("prefix", tokens=256), **QUICK)
+    assert not out.exists()
+
+
+def test_old_examples_without_a_share_are_not_passed_over(data, out):
+    with pytest.raises(ConfigError, match=r"nothing is replayed.*replay 0\.1"):
+        finetune("skills", data, out, lora=LORA, replay_data=data, **QUICK)
 
 
 def test_a_stopped_run_is_still_said(data, out, monkeypatch):

@@ -80,6 +80,7 @@ class Plan:
                 object.__setattr__(self, name, value)
 
         object.__setattr__(self, "config", as_key(self.config))
+        self.method.check_room(self.config.max_positions)
         fill("length", min(2048, self.config.max_positions - self.method.context))
         fill("dtype", "float32" if self.accounting == "exact" else "bfloat16")
         fill("activations", self.accounting != "tutorial" and not isinstance(self.config, Gpt))

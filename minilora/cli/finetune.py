@@ -8,6 +8,8 @@ looks wrong with the file is said first. Only answers count in the loss, unless 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from minilora.cli.options import (
     add_json_option,
@@ -101,30 +103,33 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _say_what_looks_wrong(data: str) -> None:
-    """Of rows that can be trained on; one that cannot stops the run, and is told then."""
+def _say_what_looks_wrong(data: str) -> int:
+    """What there is to say of rows that can be trained on; how many there are that cannot.
+
+    The first of these stops the run, and is told then. A pipe can be read once only: not here.
+    """
     from minilora.data.checking import check_file
     from minilora.data.reading import format_or_lines
     from minilora.errors import MiniloraError
 
+    if not Path(data).is_file():
+        return 0
     try:
         report = check_file(data, format=format_or_lines(data))
     except (MiniloraError, OSError):
-        return
-    if report.dropped.get("broken") or report.dropped.get("empty") or not report.found:
-        return
-    for line in report.lines():
-        say(line)
-    say("all of it is trained on as it is; `minilora data clean` leaves such rows out")
+        return 0
+    useless = report.dropped.get("broken", 0) + report.dropped.get("empty", 0)
+    if report.found and not useless:
+        for line in report.lines():
+            say(line)
+        say("all of it is trained on as it is; `minilora data clean` leaves such rows out")
+    return useless
 
 
-def run(options: argparse.Namespace) -> int:
-    from minilora.bases import BASES
+def _tune(options: argparse.Namespace, chosen: Any) -> tuple[Any, Any]:
     from minilora.finetuning import finetune
 
-    chosen = method(options.method, options)
-    _say_what_looks_wrong(options.data)
-    history, model = finetune(
+    return finetune(
         options.base,
         options.data,
         options.out,
@@ -144,6 +149,23 @@ def run(options: argparse.Namespace) -> int:
         pack=options.pack,
         resume=options.resume,
     )
+
+
+def run(options: argparse.Namespace) -> int:
+    from minilora.bases import BASES
+    from minilora.errors import DataError
+
+    chosen = method(options.method, options)
+    useless = _say_what_looks_wrong(options.data)
+    try:
+        history, model = _tune(options, chosen)
+    except DataError as error:
+        if useless < 2:
+            raise
+        raise DataError(
+            f"{error}. {useless} rows cannot be trained on: `minilora data check {options.data}` "
+            "lists them, `minilora data clean` leaves them out"
+        ) from error
     if history.interrupted:
         say(f"stopped after step {len(history.losses)}; the same command with --resume goes on")
         return 130

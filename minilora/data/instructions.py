@@ -157,15 +157,18 @@ def read_examples(
     *,
     written: Template | None = None,
     mask: str = "answers",
+    taken: int = 0,
 ) -> list[Example]:
     """Examples from a file of rows, as `to_examples` makes them; the formats are `reading`'s.
+
+    taken   places of the context that an adapter has taken already, for the message
 
     Raises DataError, which names the file, the line, the field and what is allowed.
     """
     written = written or template(None, tokenizer)
     try:
         examples = [
-            _example(row, str(where), tokenizer, max_length, written, mask)
+            _example(row, str(where), tokenizer, max_length, written, mask, taken)
             for where, row in read_rows(path, format_or_lines(path))
         ]
     except FormatError as error:
@@ -188,6 +191,7 @@ def _example(
     max_length: int,
     written: Template,
     mask: str,
+    taken: int = 0,
 ) -> Example:
     """The example of one row, not longer than the context; errors begin with `where`."""
     try:
@@ -196,10 +200,11 @@ def _example(
         raise DataError(f"{where}: {error}") from error
     n = len(example.ids)
     if n > max_length:
+        less = f" ({max_length + taken} less {taken} of the adapter's own)" if taken else ""
         given = sum(label == IGNORE for label in example.labels)
         raise DataError(
             f"{where}: {n} tokens ({given} given, {n - given} to answer), but the context has "
-            f"{max_length}; shorten this row or leave it out"
+            f"{max_length}{less}; shorten this row or leave it out"
         )
     return replace(example, where=where)
 

@@ -1,9 +1,12 @@
 """`minilora finetune`: from a file of examples to a folder that generates."""
 
 import json
+import os
 import shlex
 import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +195,24 @@ def test_data_that_cannot_be_used(mistake, here, data, place, said):
     line = mistake("finetune", "--data=d.jsonl", "--out=tuned")
     assert f"minilora: d.jsonl{', ' if place else ''}{place}" in line
     assert all(each in line for each in said), line
+
+
+def test_of_many_rows_that_cannot_be_used_the_first_is_told_and_how_many(mistake, here):
+    lines = [{"prompt": "ab", "completion": "c"}, *({"prompt": "n", "completion": 5},) * 3]
+    (here / "d.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    line = mistake("finetune", "--data", "d.jsonl", "--out", "x")
+    assert "d.jsonl, line 2" in line
+    assert "3 rows cannot be trained on: `minilora data check d.jsonl` lists them" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_data_from_a_pipe(script, here):
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_text(json.dumps(ROW)))
+    writer.start()
+    outcome = script("finetune", "--data", "pipe", "--steps", 1, "--batch-size", 1, "--out", "x")
+    writer.join()
+    assert outcome.status == 0, outcome.err
 
 
 @pytest.mark.parametrize("data", ["nowhere.jsonl", "folder", "file/below.jsonl"])
