@@ -30,6 +30,8 @@ from minilora.files.reading import reading
 RECORD = "record"
 # Of the lines of a file of templates: {column} may begin one as well, and so may a quote.
 _IN_JSON = re.compile(r'\s*(\{\s*"|"([^"\\]|\\.)*"\s*$)')
+# What begins like this was meant as an array, so if it is damaged that is said; [INST] is text.
+_LIKE_AN_ARRAY = re.compile(r'\s*\[\s*("|\{\s*")')
 
 
 class TableTemplate:
@@ -205,18 +207,20 @@ def read_templates(path: str | os.PathLike[str], completion: str | None = None) 
     """Templates from a file: one a line, as JSON Lines, or as a JSON array.
 
     A line of text, or a JSON string, is a prompt and goes with `completion`; an object
-    {"prompt": …, "completion": …} has its own.
+    {"prompt": …, "completion": …} has its own. Only a line feed ends a line.
 
     Raises FormatError, ConfigError naming file and line.
     """
     with reading(path, "templates"):
         text = decoded(without_mark(Path(path).read_bytes(), path), path)
-    if text.lstrip().startswith("["):
-        found = list(enumerate(parse_json(text, path), 1))
+    array = _array(text, path) if text.lstrip().startswith("[") else None
+    if array is not None:
+        found = list(enumerate(array, 1))
     else:
+        lines = (line.rstrip("\r") for line in text.split("\n"))
         found = [
             (number, parse_json(line, path, number) if _IN_JSON.match(line) else line)
-            for number, line in enumerate(text.splitlines(), 1)
+            for number, line in enumerate(lines, 1)
             if line.strip()
         ]
     if not found:
@@ -228,6 +232,20 @@ def read_templates(path: str | os.PathLike[str], completion: str | None = None) 
         except ConfigError as error:
             raise ConfigError(f"{path}, template {number}: {error}") from error
     return made
+
+
+def _array(text: str, path: str | os.PathLike[str]) -> list[Any] | None:
+    """The JSON array that the whole text is; None if it is none, but lines in brackets."""
+    try:
+        value = parse_json(text, path)
+    except FormatError as error:
+        if not _LIKE_AN_ARRAY.match(text):
+            return None
+        raise FormatError(
+            f"{error}; if this is no array but a line of text, write it as a JSON string, in "
+            'quotes, with \\" for each quote inside'
+        ) from error
+    return value if isinstance(value, list) else None
 
 
 def _pair(value: object, completion: str | None) -> Pair:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from minilora.data.cleaning import REASONS, Dropped, Judge, Rules, judged
 from minilora.data.instructions import to_examples
-from minilora.data.reading import found_rows
+from minilora.data.reading import Where, found_rows
 from minilora.data.reports import Report
 from minilora.data.rows import Row
 from minilora.data.tokenizers import Tokenizer
@@ -68,24 +68,24 @@ def clean_file(
     report = Report(os.fspath(path), REASONS)
     rules = _for_base(rules, tokenizer, max_length)
     with written([out, dropped]) as (good, bad):
-        for each in _gone_through(report, rules, test, format, progress):
+        for where, each in _gone_through(report, rules, test, format, progress):
             if isinstance(each, Dropped):
-                bad.write(json_line(each.as_json()))
+                bad.write(json_line(each.as_json(), where))
             else:
-                good.write(json_line(each))
+                good.write(json_line(each, where))
     return report
 
 
 def _gone_through(
     report: Report, rules: Rules, test: PathLike | None, format: str | None, progress: bool
-) -> Iterator[Row | Dropped]:
+) -> Iterator[tuple[Where, Row | Dropped]]:
     """The rows of the report's file, each judged; at their end the report is complete."""
     judge, remarks = Judge(rules), _Remarks()
     if test is not None:
         judge.add_tests(found_rows(test, progress=progress))
-    for each in judged(found_rows(report.name, format, progress=progress), judge, report):
+    for where, each in judged(found_rows(report.name, format, progress=progress), judge, report):
         remarks.see(each)
-        yield each
+        yield where, each
     _finish(report, remarks)
 
 
@@ -136,7 +136,13 @@ class _Remarks:
 def _finish(report: Report, remarks: _Remarks) -> None:
     if not report.rows:
         raise DataError(f"{report.name} has no rows, only blank lines; it needs at least one")
-    with open(report.name, "rb") as file:
-        if file.read(3) == b"\xef\xbb\xbf":
-            report.remarks.append("the file begins with a byte order mark, which is passed over")
+    if _begins_with_mark(report.name):
+        report.remarks.append("the file begins with a byte order mark, which is passed over")
     report.remarks += remarks.said()
+
+
+def _begins_with_mark(path: str) -> bool:
+    if not os.path.isfile(path):  # a pipe that was read has no beginning any more
+        return False
+    with open(path, "rb") as file:
+        return file.read(3) == b"\xef\xbb\xbf"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from minilora.data.matching import digest, normalized, words
 from minilora.data.near import THRESHOLD, NearIndex, Shingle
-from minilora.data.reading import Found, Where
+from minilora.data.reading import BrokenRowError, Found, Where
 from minilora.data.reports import Report
 from minilora.data.rows import Parts, Row, as_row, parts
 from minilora.errors import ConfigError, DataError
@@ -70,11 +70,12 @@ class Rules:
 class Dropped:
     """A row that was left out: where it stood, a reason of REASONS, and that reason in words.
 
-    row: None if it could not be read. collides: the row that it was held against, if any.
+    row: of a "broken" one what stood there, as it was parsed, or as text if that failed; None if
+    it was not even read. collides: the row that it was held against, if any.
     """
 
     where: Where
-    row: Row | None
+    row: Any
     reason: str
     why: str
     collides: Where | None = None
@@ -114,7 +115,7 @@ def clean(
     report = Report("rows", REASONS)
     kept: list[Row] = []
     dropped: list[Dropped] = []
-    for each in judged(_located(rows, "rows"), judge, report):
+    for _, each in judged(_located(rows, "rows"), judge, report):
         if isinstance(each, Dropped):
             dropped.append(each)
         else:
@@ -122,17 +123,22 @@ def clean(
     return Cleaned(kept, dropped, report)
 
 
-def judged(found: Iterable[Found], judge: Judge, report: Report) -> Iterator[Row | Dropped]:
-    """Each row if it is kept, and what is told of it if it is dropped; the report counts along."""
+def judged(
+    found: Iterable[Found], judge: Judge, report: Report
+) -> Iterator[tuple[Where, Row | Dropped]]:
+    """Each row if it is kept, and what is told of it if it is dropped, both with their place.
+
+    The report counts along.
+    """
     for where, row in found:
         report.rows += 1
         drop = judge(where, row)
         if drop:
             report.drop(drop.reason, f"{drop.where}: {drop.why}")
-            yield drop
+            yield where, drop
         elif not isinstance(row, DataError):
             report.kept += 1
-            yield row
+            yield where, row
     if report.dropped["near"] > report.rows / 2:
         report.remarks.append(
             "most rows are near duplicates; if one long template stands around short texts, it is "
@@ -159,7 +165,8 @@ class Judge:
     def __call__(self, where: Where, row: Row | DataError) -> Dropped | None:
         """Why the row is to be dropped; None if it is kept, and remembered."""
         if isinstance(row, DataError):
-            return Dropped(where, None, "broken", str(row).removeprefix(str(where)).lstrip(":, "))
+            record = getattr(row, "record", None)
+            return Dropped(where, record, "broken", str(row).removeprefix(str(where)).lstrip(":, "))
         said = parts(row)
         for reason, ask in (
             ("empty", _empty),
@@ -296,4 +303,4 @@ def _located(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Found]:
         try:
             yield where, as_row(record)
         except DataError as error:
-            yield where, error
+            yield where, BrokenRowError(str(error), record)

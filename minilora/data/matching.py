@@ -10,12 +10,17 @@ import re
 import unicodedata
 from hashlib import blake2b
 
-# Marks of sentences, not of code or sums: C# is not C, and 3.5 is not 35.
-_MARKS = r"[.,;:!?…'\"`´‘’“”„«»()¿¡、。「」]+"
+# Marks of sentences, not of code or sums: C# is not C, 3.5 is not 35, .5 is not 5, != is not =.
+_SENTENCE = r".,;:!?…'\"`´‘’“”„«»()¿¡、。「」"
+_MARKS = rf"(?:(?!!=|\.\d)[{_SENTENCE}])+"
 _AT_THE_EDGE_OF_A_WORD = re.compile(rf"(?<!\w){_MARKS}|{_MARKS}(?!\w)")
 # Scripts that put no space between words: each character counts as one.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+# A sign is no mark of a sentence, no dash, and can be seen; a point is one before a digit.
+_NO_SIGN = rf"\w\s{_SENTENCE}\xad\u0300-\u036f\u2000-\u206f\u3000-\u303f\ufe00-\ufe0f\ufeff"
+_SIGN = rf"!?[^{_NO_SIGN}]+|\.(?=\d)|(?<=\d)[,:](?=\d)"
+_WORD_OR_SIGN = re.compile(rf"[^\W{_UNSPACED}]+|[{_UNSPACED}]|{_SIGN}")
 
 
 def normalized(text: str) -> str:
@@ -35,6 +40,14 @@ def normalized(text: str) -> str:
 def words(text: str) -> list[str]:
     """The words of a text without what stands between them; of Chinese and kana, each character."""
     return _WORD.findall(text)
+
+
+def words_and_signs(text: str) -> list[str]:
+    """The words of a text, and between them the signs that make another sum or program of it.
+
+    12 + 7 is three, C# two, and so is -5; marks of sentences, quotes and brackets are none.
+    """
+    return _WORD_OR_SIGN.findall(text)
 
 
 def digest(*texts: str) -> bytes:

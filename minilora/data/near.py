@@ -18,7 +18,7 @@ from zlib import crc32
 
 import numpy as np
 
-from minilora.data.matching import normalized, words
+from minilora.data.matching import normalized, words_and_signs
 from minilora.errors import ConfigError, require
 
 Shingle = Literal["words", "characters"]
@@ -34,7 +34,7 @@ _PIECE = 2048
 
 
 def shingles(text: str, kind: Shingle = "words", size: int | None = None) -> set[str]:
-    """Runs of `size` words (by default 3) or characters (5) of a text.
+    """Runs of `size` words (by default 3) or characters (5) of a text; a sign (+, #) is a word.
 
     A text shorter than that is its own only shingle, so two such are near only if they are the
     same; an empty one has none.
@@ -42,7 +42,7 @@ def shingles(text: str, kind: Shingle = "words", size: int | None = None) -> set
     n = size or DEFAULT_SIZE[kind]
     if kind == "characters":
         return {text[i : i + n] for i in range(max(1, len(text) - n + 1))} if text else set()
-    found = words(text)
+    found = words_and_signs(text)
     if not found:
         return {text} if text else set()
     return {" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1))}

@@ -49,6 +49,17 @@ class Where:
         return f"{self.file}, {self.unit} {self.number}"
 
 
+class BrokenRowError(DataError):
+    """A row that cannot be read. record: what stands there, so that it can be mended.
+
+    As it was parsed; if it could not be, as text of at most LONGEST_KEPT characters.
+    """
+
+    def __init__(self, message: str, record: Any):
+        super().__init__(message)
+        self.record = record
+
+
 @dataclass
 class Troubles:
     """What could not be read: how many rows, and the first `limit` of them in words."""
@@ -63,6 +74,9 @@ class Troubles:
         if len(self.first) < self.limit:
             self.first.append((where, str(error)))
 
+
+# Of what cannot even be parsed so many characters are kept, so that dropped rows stay small.
+LONGEST_KEPT = 2000
 
 Found = tuple[Where, dict[str, Any] | DataError]
 
@@ -98,7 +112,10 @@ def read_rows(
 def found_rows(
     path: str | os.PathLike[str], format: str | None = None, *, progress: bool = False
 ) -> Iterator[Found]:
-    """As `read_rows`, with the error in place of each row that cannot be read."""
+    """As `read_rows`, with the error in place of each row that cannot be read.
+
+    The error is a `BrokenRowError` where anything is known of the row but its place.
+    """
     for where, record in found_records(path, format, progress=progress):
         if isinstance(record, DataError):
             yield where, record
@@ -106,7 +123,7 @@ def found_rows(
         try:
             yield where, as_row(record)
         except DataError as error:
-            yield where, DataError(f"{where}: {error}")
+            yield where, BrokenRowError(f"{where}: {error}", record)
 
 
 def read_records(
@@ -146,7 +163,9 @@ def _format_of(path: str | os.PathLike[str]) -> str:
             f"{' '.join(SUFFIXES)}, or give --format: {', '.join(FORMATS)}"
         )
     format = SUFFIXES[suffix]
-    return "json" if format == "jsonl" and _begins_with_bracket(path) else format
+    # Whoever looks into a pipe has read from it.
+    looked_into = format == "jsonl" and (os.path.isfile(path) or not os.path.exists(path))
+    return "json" if looked_into and _begins_with_bracket(path) else format
 
 
 def _begins_with_bracket(path: str | os.PathLike[str]) -> bool:
@@ -170,9 +189,17 @@ def _line_object(raw: bytes, where: Where) -> dict[str, Any] | DataError:
         return _object(value, where)
     except FormatError as error:
         cut_off = "" if raw.endswith(b"\n") else "; the file ends here, is it whole?"
-        return DataError(f"{error}{cut_off}")
-    except DataError as error:
+        return BrokenRowError(f"{error}{cut_off}", _kept(raw))
+    except BrokenRowError as error:
         return error
+    except DataError as error:
+        return BrokenRowError(str(error), _kept(raw))
+
+
+def _kept(raw: bytes) -> str:
+    """The beginning of what could not be parsed, as text; … where it is cut."""
+    text = raw[: 4 * LONGEST_KEPT].decode("utf-8", "replace").rstrip("\r\n")
+    return text if len(text) <= LONGEST_KEPT else f"{text[: LONGEST_KEPT - 1]}…"
 
 
 def _json(path: str | os.PathLike[str], progress: bool) -> Iterator[Found]:
@@ -201,23 +228,25 @@ def _json(path: str | os.PathLike[str], progress: bool) -> Iterator[Found]:
 def _text(path: str | os.PathLike[str], progress: bool) -> Iterator[Found]:
     paragraph: list[bytes] = []
     first = size = 0
+    refused = False  # what follows up to the next blank line belongs to what was refused
     for number, raw in _closed(raw_lines(path, progress=progress)):
         if isinstance(raw, DataError):
-            yield Where(os.fspath(path), number), raw
-        elif raw.strip():
+            if not refused:
+                yield Where(os.fspath(path), number), raw
+            paragraph, size, refused = [], 0, True
+        elif not raw.strip():
+            if paragraph:
+                yield _paragraph(paragraph, Where(os.fspath(path), first))
+            paragraph, size, refused = [], 0, False
+        elif not refused:
             first = first if paragraph else number
             paragraph.append(raw)
             size += len(raw)
-            if size <= LONGEST_LINE:
-                continue
-            yield (
-                Where(os.fspath(path), first),
-                DataError(f"{path}, line {first}: a paragraph of more than {LONGEST_LINE:,} bytes"),
-            )
-            paragraph, size = [], 0
-        elif paragraph:
-            yield _paragraph(paragraph, Where(os.fspath(path), first))
-            paragraph, size = [], 0
+            if size > LONGEST_LINE:
+                where = Where(os.fspath(path), first)
+                said = f"{where}: a paragraph of more than {LONGEST_LINE:,} bytes"
+                yield where, BrokenRowError(said, _kept(b"".join(paragraph[:LONGEST_KEPT])))
+                paragraph, size, refused = [], 0, True
 
 
 def _closed(lines: Iterable[tuple[int, bytes | DataError]]) -> Iterator[Any]:
@@ -230,10 +259,10 @@ def _paragraph(raw: list[bytes], where: Where) -> Found:
     try:
         return where, {"text": decoded(b"".join(raw), where.file, where.number).strip()}
     except DataError as error:
-        return where, error
+        return where, BrokenRowError(str(error), _kept(b"".join(raw)))
 
 
 def _object(value: object, where: Where) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    raise DataError(f"{where}: a row is an object {{…}}, not {str(value)[:40]!r}")
+    raise BrokenRowError(f"{where}: a row is an object {{…}}, not {str(value)[:40]!r}", value)

@@ -3,16 +3,13 @@
 Jinja's sandbox keeps a template away from files, modules and the insides of objects, and its
 `range` is limited. What it does not limit is how long a template works and how much it makes: a few
 nested loops, or a text doubled forty times, and the machine hangs. So everything by which work or
-text can grow is counted here before it happens: turns of loops, calls, what is printed, joined,
-repeated, replaced, formatted, and the size of numbers.
+text can grow is counted here before it happens (`bounds.py`): turns of loops, calls, what is
+compared, tested, printed, joined, repeated, replaced, formatted, and the size of numbers.
 """
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -23,66 +20,38 @@ from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-# A conversation of a thousand turns takes some ten thousand steps and a million characters.
-MOST_STEPS = 1_000_000
-MOST_CHARACTERS = 2**22
-MOST_CHARACTERS_IN_ALL = 2**25
-MOST_BITS = 4096
-MOST_SECONDS = 20.0
+from minilora.data.bounds import (
+    TooMuch,
+    bounded,
+    check_join,
+    check_method,
+    check_operation,
+    check_text,
+    make,
+    step,
+    through,
+)
+
+__all__ = ["Generation", "Sandbox", "TooMuch", "bounded"]
 
 # What conversations do not need, and what works for long on a long text or makes a longer one.
 _REMOVED_FILTERS = ("urlize", "xmlattr", "pprint", "striptags", "wordwrap", "random")
-_REMOVED_METHODS = ("translate", "expandtabs")
-_WIDE = re.compile(r"\d{4,}")
+# Those that take a value as a whole; all other filters and tests look at what is inside of it.
+_WHOLE_FILTERS = {
+    *("abs", "attr", "batch", "count", "d", "default", "first", "float", "int", "items", "last"),
+    *("length", "list", "map", "reject", "rejectattr", "reverse", "round", "select"),
+    *("selectattr", "slice", "sum"),
+}
+# Those that take no longer for a long list than for a short one.
+_AT_ONCE = {"count", "d", "default", "first", "last", "length"}
+_WHOLE_TESTS = {
+    *("boolean", "callable", "defined", "escaped", "false", "filter", "float", "integer"),
+    *("iterable", "mapping", "none", "number", "sameas", "sequence", "string", "test", "true"),
+    "undefined",
+}
 # Names that no template can write.
 _TURNS, _JOINED, _PRINTED, _CUT = "turns of a loop", "joined text", "printed text", "cut text"
-
-
-class TooMuch(jinja2.TemplateRuntimeError):
-    """A template works for too long, or makes too much; the message says which."""
-
-
-class _Account:
-    def __init__(self) -> None:
-        self.steps = self.characters = 0
-        self.deadline = time.monotonic() + MOST_SECONDS
-
-
-_open: ContextVar[_Account | None] = ContextVar("template_account", default=None)
-
-
-def bounded(template: jinja2.Template, **variables: Any) -> str:
-    """The text that a template of `Sandbox` makes. TooMuch if it passes the bounds."""
-    before = _open.set(_Account())
-    try:
-        text = template.render(**variables)
-        make(len(text))
-        return text
-    finally:
-        _open.reset(before)
-
-
-def step(n: int = 1) -> None:
-    """Count n steps. TooMuch once there are too many, or they take too long."""
-    account = _open.get()
-    if account is None:  # while it is compiled, constants are computed
-        return
-    account.steps += n
-    if account.steps > MOST_STEPS:
-        raise TooMuch(f"it does not end: more than {MOST_STEPS:,} steps for one conversation")
-    if time.monotonic() > account.deadline:
-        raise TooMuch(f"it does not end: more than {MOST_SECONDS:g} seconds for one conversation")
-
-
-def make(n: int) -> None:
-    """Count a text or list of that length that is about to be made. TooMuch for too long ones."""
-    if n > MOST_CHARACTERS:
-        raise TooMuch(f"it makes a text or list of {n:,} pieces, at most {MOST_CHARACTERS:,}")
-    account = _open.get()
-    if account is not None:
-        account.characters += n
-        if account.characters > MOST_CHARACTERS_IN_ALL:
-            raise TooMuch(f"it makes more than {MOST_CHARACTERS_IN_ALL:,} characters in all")
+_COMPARED = "a compared value"
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -97,6 +66,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.filters.pop(name)
         self.filters = {name: _bounded(name, f) for name, f in self.filters.items()}
         self.filters |= {_TURNS: _turns, _JOINED: _joined, _PRINTED: _printed, _CUT: _cut}
+        self.filters |= {_COMPARED: _compared}
+        self.tests = {name: _tested(name, f) for name, f in self.tests.items()}
 
     def add_filter(self, name: str, f: Callable[..., Any]) -> None:
         """A filter of one's own, with the same bounds."""
@@ -108,7 +79,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         step()
-        _check_operation(operator, left, right)
+        check_operation(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -116,9 +87,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(__obj, LoopContext):  # a recursive loop goes over something else
             args = tuple(map(_turns, args))
         method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps str.format
-        owner = getattr(method, "__self__", None)
-        if isinstance(owner, str):
-            _check_text(method.__name__, owner, args, kwargs)
+        check_method(getattr(method, "__self__", None), _name(method), args, kwargs)
+        if __obj is dict:
+            through(*args)
         return super().call(__context, __obj, *args, **kwargs)
 
 
@@ -148,6 +119,20 @@ class _Counting(NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = _filtered(node.node, _CUT)
+        elif not isinstance(node.arg, nodes.Const):  # a key's hash is that of all that is in it
+            node.arg = _filtered(node.arg, _COMPARED)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        node.key = _filtered(node.key, _COMPARED)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, _COMPARED)
+        for each in node.ops:
+            each.expr = _filtered(each.expr, _COMPARED)
         return node
 
     def visit_Output(self, node: nodes.Output) -> nodes.Node:
@@ -166,23 +151,31 @@ def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
-def _turns(items: Any) -> Any:
-    """What a loop goes over, its turns counted."""
-    if not hasattr(items, "__len__"):
-        return _each(items)
-    step(len(items))
-    return items
+def _turns(items: Any) -> Iterator[Any]:
+    """What a loop goes over, its turns counted, and the time looked at in each of them."""
+    known = hasattr(items, "__len__")
+    if known:
+        step(len(items))
+    return _each(items, 0 if known else 1)
 
 
-def _each(items: Iterable[Any]) -> Iterator[Any]:
+def _each(items: Iterable[Any], steps: int = 1) -> Iterator[Any]:
     for item in items:
-        step()
+        step(steps)
         yield item
+
+
+def _compared(value: Any) -> Any:
+    """What is about to be held against something else, or looked up."""
+    step()
+    through(value)
+    return value
 
 
 @jinja2.pass_context  # so that constants, too, are printed when their turn comes
 def _printed(context: Any, value: Any) -> str:
     step()
+    through(value)
     text = str(value)
     make(len(text))
     return text
@@ -198,6 +191,7 @@ def _cut(value: Any) -> Any:
 
 def _joined(parts: list[Any]) -> str:
     step()
+    through(parts)
     texts = [str(part) for part in parts]
     make(sum(map(len, texts)))
     return "".join(texts)
@@ -211,79 +205,44 @@ def _bounded(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
     def within(*args: Any, **kwargs: Any) -> Any:
         step()
         value, rest = args[first], args[first + 1 :]
+        if name not in _WHOLE_FILTERS:
+            through(value, *rest, *kwargs.values())
         if not isinstance(value, str) and hasattr(value, "__iter__"):
-            value = _turns(value)
+            if hasattr(value, "__len__"):
+                step(0 if name in _AT_ONCE else len(value))
+            else:
+                value = _each(value)
             if name in ("join", "list"):
                 value = list(value)
             if name == "join":
-                _check_join(str(rest[0]) if rest else str(kwargs.get("d", "")), value)
+                check_join(str(rest[0]) if rest else str(kwargs.get("d", "")), value)
             if name == "sum" and _has_list([*rest, *kwargs.values()]):
                 raise TooMuch("it sums up lists")
-        _check_text(name, value if isinstance(value, str) else "", rest, kwargs)
+        check_text(name, value if isinstance(value, str) else "", rest, kwargs)
         return f(*args[:first], value, *rest, **kwargs)
 
     return within
 
 
+def _tested(name: str, f: Any) -> Callable[..., Any]:
+    """A test, such as `is lower`, that counts as a step, and what it looks at."""
+    first = 0 if getattr(f, "jinja_pass_arg", None) is None else 1
+
+    @wraps(f)
+    def within(*args: Any) -> Any:
+        step()
+        if name not in _WHOLE_TESTS:
+            through(*args[first:])
+        if name in ("odd", "even", "divisibleby"):  # remainders, which of a text are formats
+            check_operation("%", args[0], args[-1])
+        return f(*args)
+
+    return within
+
+
+def _name(method: Any) -> str:
+    return getattr(method, "__name__", "")
+
+
 def _has_list(given: list[Any]) -> bool:
     return any(hasattr(each, "__iter__") and not isinstance(each, str) for each in given)
-
-
-def _check_text(name: str, text: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """TooMuch for a call of a method or filter on a text that would make too much of it."""
-    given = [*args, *kwargs.values()]
-    numbers = [abs(each) for each in given if isinstance(each, int)]
-    make(max([len(text), *numbers]))
-    if name in _REMOVED_METHODS:
-        raise TooMuch(f"it uses {name}, which is not allowed here")
-    if name == "replace":
-        longest = max((len(each) for each in given[1:] if isinstance(each, str)), default=0)
-        make((len(text) + 1) * longest)
-    elif name == "join" and given and hasattr(given[0], "__iter__"):
-        if not hasattr(given[0], "__len__"):
-            raise TooMuch("it joins what has no length; put |list behind it")
-        _check_join(text, given[0])
-    elif name in ("format", "format_map"):
-        _check_format(text, given)
-    elif name in ("indent", "tojson"):
-        if max(numbers, default=0) > 1000:
-            raise TooMuch(f"it indents by {max(numbers):,}, at most 1,000")
-        widths = [len(each) for each in given if isinstance(each, str)] + numbers
-        make((text.count("\n") + 1) * max(widths, default=0) if name == "indent" else 0)
-
-
-def _check_join(between: str, parts: Iterable[Any]) -> None:
-    make(sum(len(str(part)) + len(between) for part in parts))
-
-
-def _check_format(form: str, given: Iterable[Any]) -> None:
-    """TooMuch for a width that is no width, and for places × the longest thing put into them."""
-    wide = _WIDE.search(form)
-    if wide:
-        raise TooMuch(f"it formats to a width of {wide[0]}")
-    numbers = [abs(each) for each in given if isinstance(each, int)]
-    if "*" in form and max(numbers, default=0) > 9999:
-        raise TooMuch(f"it formats to a width of {max(numbers)}")
-    places = form.count("%") + form.count("{")
-    make(len(form) + places * max((len(str(each)) for each in given), default=0))
-
-
-def _check_operation(operator: str, left: Any, right: Any) -> None:
-    """TooMuch for a sum, product, power or format whose result would be too large."""
-    if operator == "%":
-        if isinstance(left, str):
-            _check_format(left, right if isinstance(right, tuple) else [right])
-    elif isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() + right.bit_length()
-        _check_bits(left.bit_length() * abs(right) if operator == "**" else bits)
-    elif operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
-        make(len(left) + len(right))
-    elif operator == "*":
-        n, many = (left, right) if isinstance(left, int) else (right, left)
-        if isinstance(n, int) and hasattr(many, "__len__"):
-            make(len(many) * max(n, 0))
-
-
-def _check_bits(n: int) -> None:
-    if n > MOST_BITS:
-        raise TooMuch(f"it computes a number of {n:,} bits, at most {MOST_BITS:,}")

@@ -159,8 +159,8 @@ def split_file(
     counts: dict[Side, int] = dict.fromkeys(out, 0)
     with written(out.values()) as files:
         open_files = dict(zip(out, files, strict=True))
-        for side, (_, row) in zip(sides, read_rows(path, format), strict=True):
-            open_files[side].write(json_line(row))
+        for side, (where, row) in zip(sides, read_rows(path, format), strict=True):
+            open_files[side].write(json_line(row, where))
             counts[side] += 1
     return SplitReport(len(sides), ties.questions, ties.groups, counts, _remarks(counts, shares))
 

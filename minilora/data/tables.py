@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from minilora.data.lines import LONGEST_LINE, not_utf8, raw_lines
-from minilora.data.reading import Found, Where
+from minilora.data.reading import BrokenRowError, Found, Where
 from minilora.errors import DataError, require
 from minilora.files.reading import reading
 
@@ -72,8 +73,29 @@ def parquet_records(path: str | os.PathLike[str], progress: bool = False) -> Ite
                     number += 1
                     # A table has NaN where it has nothing.
                     known = {k: None if v != v else v for k, v in record.items()}
-                    yield Where(os.fspath(path), number, "row"), known
+                    where = Where(os.fspath(path), number, "row")
+                    yield where, _sayable(known, where)
                 bar.update(batch.num_rows)
+
+
+def _sayable(record: dict[str, Any], where: Where) -> dict[str, Any] | DataError:
+    """The record, or an error if it has a number, also inside of a list, that JSON has not."""
+    unsaid = [name for name, value in record.items() if not _finite(value)]
+    if not unsaid:
+        return record
+    return BrokenRowError(
+        f"{where}: {unsaid[0]!r} has the number {str(record[unsaid[0]])[:40]}, which JSON cannot "
+        "say; write what is meant, or nothing",
+        record | {name: str(record[name]) for name in unsaid},
+    )
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_finite, value))
 
 
 def _texts(path: str | os.PathLike[str], progress: bool) -> Iterator[str]:
@@ -105,14 +127,13 @@ def _column_names(cells: list[str], where: Where) -> list[str]:
 def _record(names: list[str], cells: list[str], where: Where) -> dict[str, Any] | DataError:
     if len(cells) != len(names):
         hint = "; a comma inside a text needs quotes around the text" if cells[len(names) :] else ""
-        return DataError(
-            f"{where}: {len(cells)} cells for {len(names)} columns ({', '.join(names)[:80]}){hint}"
-        )
+        said = f"{len(cells)} cells for {len(names)} columns ({', '.join(names)[:80]}){hint}"
+        return BrokenRowError(f"{where}: {said}", cells)
     try:
         for name, cell in zip(names, cells, strict=True):
             _utf8(cell, repr(name), where)
     except DataError as error:
-        return error
+        return BrokenRowError(str(error), dict(zip(names, cells, strict=True)))
     return dict(zip(names, cells, strict=True))
 
 

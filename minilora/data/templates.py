@@ -132,12 +132,31 @@ class Chat(Template):
             for end, answered in ((i, False), (i + 1, True)):
                 grown = self.render(messages[:end], not answered)
                 if not grown.startswith(text):
-                    raise DataError(
-                        f"messages[{i}]: the base's chat template rewrites earlier turns, so what "
-                        "was answered cannot be told apart; give each answer a row of its own"
-                    )
+                    raise DataError(f"messages[{i}]: {self._why(messages[:end], text, grown)}")
                 yield grown[len(text) :], answered
                 text = grown
+
+    def _why(self, messages: Sequence[Mapping[str, str]], before: str, text: str) -> str:
+        """Why the text of messages does not begin with the one before it, and what to do."""
+        *asked, last = messages
+        answered = last["role"] == "assistant"
+        if answered and text.startswith(bare := self.render(asked, False)):
+            at = text.find(last["content"].strip(), len(bare))
+            opened = before.removeprefix(text[:at].rstrip(" ") if at > 0 else bare)
+            # To learn answers behind it all the same would teach them to be thoughts.
+            return (
+                f"asked for an answer, the base's chat template begins it with {opened[:40]!r}, "
+                "which the finished answer of this row does not have, so what is learnt would not "
+                "be what is asked; begin the answer with that and what belongs behind it, if the "
+                "template keeps it, or take another template: plain or alpaca"
+            )
+        what, todo = "earlier turns", "give each answer a row of its own"
+        if all(message["role"] != "assistant" for message in asked):
+            what, todo = "the question once it is answered", "take another template: plain, alpaca"
+        return (
+            f"the base's chat template rewrites {what}, so what was answered cannot be told apart; "
+            f"{todo}"
+        )
 
 
 class Own(Template):

@@ -13,15 +13,17 @@ from minilora.errors import DataError
 from minilora.files.atomic import whole_file
 
 
-def json_line(value: Any) -> bytes:
+def json_line(value: Any, where: object = "a row") -> bytes:
     """A value as one line of JSON Lines in UTF-8; what JSON has no type for, say a date, as text.
 
-    Raises DataError for numbers that JSON does not have.
+    where: of the row, for the message. Raises DataError for numbers that JSON does not have.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=str)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"a row cannot be written as JSON: {error}") from error
+        raise DataError(
+            f"{where}: cannot be written as JSON ({error}); mend this row or leave it out"
+        ) from error
     try:
         return text.encode() + b"\n"
     except UnicodeEncodeError:

@@ -1,12 +1,14 @@
 """JSON and JSON Lines, read strictly: what is wrong is said with file and line.
 
-Strict means that a key given twice and numbers that JSON does not have (NaN, Infinity) are errors,
-where Python's reader would quietly take the last one or go beyond the standard.
+Strict means that a key given twice and numbers that JSON does not have (NaN, Infinity) or no
+computer holds (1e400) are errors, where Python's reader would quietly take the last one or go
+beyond the standard.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,7 +85,9 @@ def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
 def parse_json(text: str, path: str | os.PathLike[str], first_line: int = 1) -> Any:
     """The value of a JSON text; `path` and the number of its first line are for the message."""
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         where = f"{path}, line {line}, column {error.colno}"
@@ -114,6 +118,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key!r} is given twice")
         made[key] = value
     return made
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        shown = digits if len(digits) <= 20 else f"{digits[:17]}…"
+        raise ValueError(f"the number {shown} is too large, at most 1.8e308; write it as text")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

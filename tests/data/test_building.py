@@ -107,6 +107,25 @@ def test_templates_from_a_file(tmp_path):
     assert [each.prompt.text for each in read(path, "{b}")] == ["Say {a}", "{a}:"]
 
 
+def test_lines_that_begin_with_a_bracket_are_text_unless_they_are_an_array(tmp_path):
+    path = tmp_path / "t.txt"
+
+    def prompts(content):
+        path.write_bytes(content.encode())
+        return [each.prompt.text for each in read(path, "{b}")]
+
+    assert prompts("[INST] {a}? [/INST]\n") == ["[INST] {a}? [/INST]"]
+    assert prompts("[INST] {a}? [/INST]\n\nSay {a}\n") == ["[INST] {a}? [/INST]", "Say {a}"]
+    assert prompts("[1] {a}") == ["[1] {a}"]
+    assert prompts('[\n"{a}?",\n"Say {a}"]\n') == ["{a}?", "Say {a}"]
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes("a {a}\u2028b\u0085c\x0bd\r\ne {a}".encode())
+    assert [each.prompt.text for each in read(path, "{b}")] == ["a {a}\u2028b\u0085c\x0bd", "e {a}"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -116,6 +135,7 @@ def test_templates_from_a_file(tmp_path):
         ('{"prompt": "a"}', "template 1: is text, or an object"),
         ('{"prompt": "a", "completion": 3}', "prompt and completion are text"),
         ('{"prompt": "a", ', "line 1.*malformed JSON"),
+        ('["{a}?",\n"Say {a}",]', "line 2.*malformed JSON.* a line of text, write it as a JSON"),
     ],
 )
 def test_templates_that_cannot_be_used_are_told_with_their_place(tmp_path, content, message):

@@ -1,9 +1,12 @@
 """Templates that fail, do not end or make too much are stopped, with words, and soon."""
 
+import time
+
 import pytest
 
 jinja2 = pytest.importorskip("jinja2")
 
+from minilora.data import bounds  # noqa: E402
 from minilora.data.chat import ChatTemplate  # noqa: E402
 from minilora.data.instructions import to_examples  # noqa: E402
 from minilora.errors import DataError, FormatError  # noqa: E402
@@ -18,6 +21,44 @@ ENDLESS = {
     "two calls each": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}"
     "{% endmacro %}{{ f(60) }}",
     "a recursive loop": "{% for x in range(9999) recursive %}{{ loop(range(9999)) }}{% endfor %}",
+}
+# Texts of four million characters that differ in the last, and lists that hold themselves twice.
+LARGE = "{% set x = 'a' * 4000000 %}{% set y = x[1:] ~ 'b' %}{% set z = x[1:] ~ 'c' %}"
+NESTED = (
+    "{% set n = namespace(a=[1], b=[1], t=(1,)) %}{% for i in range(60) %}"
+    "{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}{% set n.t = (n.t, n.t) %}{% endfor %}"
+)
+HEAVY = {
+    name: LARGE + "{% for i in range(99999) %}" + body + "{% endfor %}"
+    for name, body in {
+        "compared": "{% if y == z and z == y %}{% endif %}",
+        "tested": "{% if x is lower %}{% endif %}",
+        "looked for": "{% if 'a' * 2000 ~ 'b' in x %}{% endif %}",
+        "tested as a filter": "{{ [x] | select('lower') | list | length }}",
+    }.items()
+} | {
+    name: (LARGE if large else NESTED) + "{{ " + body + " }}"
+    for large, name, body in (
+        (1, "looked for in a list", "z in [y] * 99999"),
+        (1, "counted in a list", "([y] * 99999).count(z)"),
+        (1, "selected from a list", "([{'a': y}] * 99999) | selectattr('a', 'eq', z) | list"),
+        (1, "sorted", "([y, z] * 49999) | sort | length"),
+        (0, "nested, compared", "n.a == n.b"),
+        (0, "nested, tested", "n.a is eq(n.b)"),
+        (0, "nested, looked for", "n.a in [n.b]"),
+        (0, "nested, a key", "{n.t: 1}"),
+        (0, "nested, looked up", "{1: 1}[n.t]"),
+        (0, "nested, got", "{1: 1}.get(n.t)"),
+        (0, "nested, made a key", "dict([(n.t, 1)])"),
+        (0, "nested, printed", "n.a"),
+        (0, "nested, printed within", "n"),
+        (0, "nested, joined", "n.a ~ ''"),
+        (0, "nested, joined by a method", "','.join(n.a)"),
+        (0, "nested, as JSON", "n.a | tojson"),
+        (0, "nested, as text", "n.a | string | length"),
+        (0, "nested, formatted", "'%s' % [n.a]"),
+        (0, "nested, formatted by a method", "'{}'.format(n.a)"),
+    )
 }
 TOO_LARGE = {
     "times": "{{ 'a' * 10 ** 9 }}",
@@ -48,6 +89,11 @@ TOO_LARGE = {
     "kept": LONG + "{% set n = namespace(l=[]) %}{% for i in range(99999) %}"
     "{% set n.l = n.l + [a[1:]] %}{% endfor %}",
     "translated": "{{ 'a'.translate({97: 'xx'}) }}",
+    "odd": "{{ '%999999999d' is odd }}",
+    "divided": "{{ '%999999999d' is divisibleby(2) }}",
+    "encoded": "{{ 'a'.encode().center(999999999) | length }}",
+    "a number's bytes": "{{ (1).to_bytes(999999999, 'big') | length }}",
+    "repeated in a list": "{{ ['a' * 4000000] * 2000 }}",
 }
 FAILING = {
     "divides by zero": ("{{ 1 / 0 }}", "division by zero"),
@@ -63,6 +109,31 @@ FAILING = {
 def test_a_template_that_does_not_end_is_stopped(name):
     with pytest.raises(FormatError, match=r"template was stopped: it does not end: more than .*;"):
         ChatTemplate(ENDLESS[name]).render(ASKED)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_template_that_compares_or_writes_out_without_end_is_stopped(name):
+    began = time.monotonic()
+    with pytest.raises(FormatError, match=r"template was stopped: it .*; mend it"):
+        ChatTemplate(HEAVY[name]).render(ASKED)
+    assert time.monotonic() - began < 15
+
+
+def test_the_time_is_looked_at_in_each_turn_of_a_loop(monkeypatch):
+    monkeypatch.setattr(bounds, "MOST_SECONDS", 1e-3)
+    with pytest.raises(FormatError, match=r"more than 0\.001 seconds"):
+        ChatTemplate("{% for i in range(99999) %}{% set x = i %}{% endfor %}").render(ASKED)
+
+
+def test_a_conversation_of_a_thousand_turns_is_within_the_bounds():
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' and not ('<tool>' in m.content) %}"
+        "<{{ m.role }}>{{ m.content }}{% elif m.content is string %}{{ m.content }}{% endif %}"
+        "{{ '.' if messages | length - 1 == loop.index0 or m == messages[-1] }}{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "word " * 200 + str(i)} for i in range(1000)]
+    said = "".join(f"<user>{each['content']}" for each in messages)
+    assert ChatTemplate(source).render(messages) == said + "."
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)

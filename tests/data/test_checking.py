@@ -1,11 +1,16 @@
 """Files checked and cleaned: what is written, what is said, what is left as it was."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+import threading
 import tracemalloc
 
 import pytest
 
+from minilora.data import checking, splitting
 from minilora.data.checking import check_file, clean_file
 from minilora.data.cleaning import Judge, Rules, clean
 from minilora.data.reading import Where
@@ -50,7 +55,7 @@ def test_a_check_and_a_clean_say_the_same_and_only_the_clean_writes(file, tmp_pa
         ("control", f"{path}, line 4", None),
         ("duplicate", f"{path}, line 5", f"{path}, line 1"),
     ]
-    assert [d["row"] for d in read(dropped)] == [None, rows[2], rows[3], rows[4]]
+    assert [d["row"] for d in read(dropped)] == ["{", rows[2], rows[3], rows[4]]
     again = clean_file(out, tmp_path / "2.jsonl", tmp_path / "3.jsonl")
     assert again.found == 0
     assert (tmp_path / "2.jsonl").read_bytes() == out.read_bytes()
@@ -83,6 +88,52 @@ def test_nothing_is_written_over_or_half(file, tmp_path):
     assert not out.exists()
     assert not dropped.exists()
     assert read(path) == [qa("a")]
+
+
+def test_what_was_broken_is_in_the_file_of_dropped_rows(file, tmp_path):
+    rows = [qa("a"), qa("n", 5), b'{"n": 1e400, "prompt": "b", "completion": "c"}']
+    path, dropped = file(rows), tmp_path / "d.jsonl"
+    report = clean_file(path, tmp_path / "o.jsonl", dropped)
+    assert check_file(path).as_json() == report.as_json()
+    assert [(d["reason"], d["where"], d["row"]) for d in read(dropped)] == [
+        ("broken", f"{path}, line 2", rows[1]),
+        ("broken", f"{path}, line 3", rows[2].decode()),
+    ]
+    assert read(tmp_path / "o.jsonl") == [qa("a")]
+
+
+def test_a_row_that_cannot_be_written_is_named(file, tmp_path, monkeypatch):
+    def unsayable(path, *_, **__):
+        yield Where(path, 7), qa("a") | {"n": float("inf")}
+
+    path, out = file([qa("a")]), tmp_path / "o.jsonl"
+    monkeypatch.setattr(checking, "found_rows", unsayable)
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 7: cannot be written as JSON .*mend"):
+        clean_file(str(path), out, tmp_path / "d.jsonl")
+    monkeypatch.setattr(splitting, "read_rows", unsayable)
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 7: cannot be written as JSON .*mend"):
+        splitting.split_file(str(path), {"train": out}, splitting.Shares(0, 0, near=None))
+    assert not out.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("name", ["ff", "ff.jsonl"])
+def test_a_pipe_is_read_once(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)
+    # A process of its own, as one that waits for a writer for ever cannot be stopped from here.
+    code = "import sys; from minilora.data.checking import check_file; " + (
+        "print(check_file(sys.argv[1], format=sys.argv[2] or None).kept)"
+    )
+    argv = [sys.executable, "-c", code, str(path), "" if "." in name else "jsonl"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            threading.Thread(
+                target=path.write_text, args=(json.dumps(qa("a")) + "\n",), daemon=True
+            ).start()
+            assert process.communicate(timeout=30)[0] == "1\n"
+        finally:
+            process.kill()
 
 
 def test_against_a_base_long_rows_and_those_it_cannot_take_are_told(file):

@@ -50,8 +50,8 @@ def test_a_row_that_is_wrong_by_itself(row, reason, why):
     (dropped,) = cleaned.dropped
     assert (dropped.reason, str(dropped.where)) == (reason, "rows[1]")
     assert re.search(why, dropped.why)
+    assert dropped.row == row
     if reason != "broken":
-        assert dropped.row == row
         assert len(clean([*good, row], keep=(reason,)).kept) == 3
 
 
@@ -102,6 +102,22 @@ def test_a_word_more_is_nearly_the_same():
 def test_near_questions_with_other_answers_are_not_near():
     rows = [qa(f"{LONG} at {i}?", f"{i} o'clock") for i in range(5)]
     assert reasons(rows) == []
+
+
+def test_another_sign_makes_another_question():
+    rows = [
+        qa("Is 12 + 7 greater than 10? Say yes or no."),
+        qa("Is 12 * 7 greater than 10? Say yes or no."),
+        qa("Name one thing people write in C these days.", "firmware"),
+        qa("Name one thing people write in C# these days.", "firmware"),
+        qa("-5 times 3", "-15"),
+        qa("5 times 3", "15"),
+    ]
+    test = [qa("Is 12 - 7 greater than 10? Say yes or no.")]
+    assert reasons(rows, test) == []
+    assert reasons([*rows, qa("so, is 12 + 7 greater than 10... say yes or no")]) == [
+        (6, "near", 0)
+    ]
 
 
 @pytest.mark.parametrize("answer", ["yes", "no"])

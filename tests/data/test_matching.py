@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilora.data.matching import digest, normalized, words
+from minilora.data.matching import digest, normalized, words, words_and_signs
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,8 @@ def test_the_same_but_for_case_spaces_and_punctuation(text, same):
         ("3.5", "3,5"),
         ("5-3", "5+3"),
         ("10:30", "1030"),
+        (".5", "5"),
+        ("a != b", "a = b"),
         ("ab", "a b"),
         ("!", "?"),
         ("des:gacb=", "des:gabc="),
@@ -50,6 +52,35 @@ def test_normalizing_twice_changes_nothing_and_nothing_is_lost_altogether(text):
 def test_words_of_scripts_with_and_without_spaces():
     assert words("don't 2 stop, us3") == ["don", "t", "2", "stop", "us3"]
     assert words("学习LoRA吧") == ["学", "习", "LoRA", "吧"]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("in C", "in C#", "in C++"),
+        ("12 7", "12 + 7", "12 - 7", "12 * 7", "12 / 7", "12 × 7", "12 − 7", "12 ÷ 7"),
+        ("5 times", "-5 times", "$5 times", "5% times", ".5 times"),
+        ("a b", "a = b", "a != b", "a == b", "a < b", "a > b", "a <= b", "a & b", "a | b"),
+        ("35", "3.5", "3,5", "3:5", "3 5"),
+        ("fine", "fine 👍", "fine 👎"),
+    ],
+)
+def test_signs_tell_texts_apart(texts):
+    assert len({tuple(words_and_signs(text)) for text in texts}) == len(texts)
+    assert len({normalized(text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Go, "now" (please)!',
+        "Go — now… please?",
+        "“Go”; ‘now’: please。",
+        "Go\u200b now\xad please",
+    ],
+)
+def test_marks_of_sentences_and_what_is_not_seen_are_no_signs(text):
+    assert [word.lower() for word in words_and_signs(text)] == ["go", "now", "please"]
 
 
 def test_a_digest_keeps_texts_apart_and_takes_any_text():

@@ -33,8 +33,14 @@ def test_shingles_are_runs_of_words_or_characters():
     assert shingles("a b c", size=2) == {"a b", "b c"}
     assert shingles("abcdef", "characters") == {"abcde", "bcdef"}
     assert shingles("ab", "characters") == {"ab"}
-    assert shingles("=?") == {"=?"}
+    assert shingles("?!") == {"?!"}
     assert shingles("") == shingles("", "characters") == set()
+
+
+def test_signs_of_sums_and_programs_are_in_runs_and_marks_of_sentences_are_not():
+    assert shingles("What is 12 + 7?") == {"What is 12", "is 12 +", "12 + 7"}
+    assert shingles("12+7") == shingles("12 + 7") != shingles("12 - 7")
+    assert shingles('He (Al) said: "go, now!" Really...?') == shingles("He Al said go now Really")
 
 
 @pytest.mark.parametrize("changed", [0, 1, 2, 4, 10, 40])

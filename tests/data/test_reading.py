@@ -6,8 +6,17 @@ import tracemalloc
 
 import pytest
 
+from minilora.data import lines
 from minilora.data.lines import LONGEST_LINE
-from minilora.data.reading import Troubles, found_records, found_rows, read_records, read_rows
+from minilora.data.reading import (
+    LONGEST_KEPT,
+    BrokenRowError,
+    Troubles,
+    found_records,
+    found_rows,
+    read_records,
+    read_rows,
+)
 from minilora.errors import DataError, FormatError
 
 PAIR = {"prompt": "a", "completion": "b"}
@@ -72,6 +81,7 @@ def test_a_byte_order_mark_is_passed_over(file, content):
         (b'{"id": 1, "prompt": "caf\xe9"}', r"byte 25, in 'prompt': 0xe9 .*is 'é'.*iconv"),
         (b'{"prompt": "a", "prompt": "b"}', "the key 'prompt' is given twice"),
         (b'{"prompt": NaN}', "NaN is not a number that JSON has"),
+        (b'{"prompt": "a", "completion": "b", "n": [-1e400]}', "number -1e400 is too large"),
         (b'{"prompt": "a", }', "column 17: malformed JSON"),
         (b"[1, 2]", r"a row is an object \{…\}, not '\[1, 2\]'"),
         (b'{"prompt": "a", "completion": 3}', "'completion' is text, not the number 3"),
@@ -89,6 +99,27 @@ def test_a_damaged_line_is_told_and_the_others_are_read(file, line, message):
     assert rows == {1: PAIR, 3: PAIR}
     with pytest.raises(DataError, match=rf"line 2.*{message}"):
         list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "record"),
+    [
+        ("a.jsonl", '{"prompt": "n", "completion": 5}', {"prompt": "n", "completion": 5}),
+        ("a.jsonl", '{"prompt": "n", }\r\n', '{"prompt": "n", }'),
+        ("a.jsonl", b'{"prompt": "\xe9"}\n', '{"prompt": "\ufffd"}'),
+        ("a.jsonl", "3\n", 3),
+        ("a.jsonl", '{"x": "' + "é" * 9000, '{"x": "' + "é" * (LONGEST_KEPT - 8) + "…"),
+        ("a.json", '[{"prompt": "n"}]', {"prompt": "n"}),
+        ("a.json", "[3]", 3),
+        ("a.csv", "prompt,completion\na,b,c\n", ["a", "b", "c"]),
+        ("a.csv", "question\na\n", {"question": "a"}),
+        ("a.txt", b"a\nb\xff", "a\nb\ufffd"),
+    ],
+)
+def test_what_stands_in_a_broken_row_is_kept(file, name, content, record):
+    ((_, broken),) = found_rows(file(name, content))
+    assert isinstance(broken, BrokenRowError)
+    assert broken.record == record
 
 
 def test_a_file_that_was_cut_off_is_told_to_be(file):
@@ -159,13 +190,24 @@ def test_a_line_of_100_mb_is_refused_in_bounded_memory(tmp_path):
 def test_a_paragraph_without_end_is_refused_in_bounded_memory(tmp_path):
     path = tmp_path / "a.txt"
     with open(path, "wb") as out:
-        for _ in range(40):
+        for _ in range(25):  # the rest is short enough for a row, but no paragraph
             out.write(b"x" * 10**6 + b"\n")
+        out.write(b"\nthe next\n")
     tracemalloc.start()
-    errors = [each for _, each in found_rows(path) if isinstance(each, DataError)]
+    rows = found(path)
     assert tracemalloc.get_traced_memory()[1] < 3 * LONGEST_LINE
     tracemalloc.stop()
-    assert "line 1: a paragraph of more than" in str(errors[0])
+    assert "line 1: a paragraph of more than" in rows.pop(1)
+    assert rows == {27: {"prompt": "", "completion": "the next"}}
+
+
+def test_of_a_paragraph_with_a_line_that_is_too_long_nothing_is_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "LONGEST_LINE", 100)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\n\nbefore\n" + b"x" * 200 + b"\nafter\n" + b"y" * 200 + b"\n\ntwo\n")
+    rows = found(path)
+    assert "line 4: longer than 100 bytes" in rows.pop(4)
+    assert [row["completion"] for row in rows.values()] == ["one", "two"]
 
 
 @pytest.mark.parametrize("name", ["big.jsonl", "big.csv", "big.txt"])

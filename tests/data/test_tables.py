@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minilora.data.checking import clean_file
 from minilora.data.reading import found_records, read_records, read_rows
 from minilora.errors import DataError, FormatError
 
@@ -87,6 +88,21 @@ def test_parquet_has_types_and_nothing_where_there_is_nothing(tmp_path):
     with pytest.raises(DataError, match=r"row 3: 'prompt' is text, not null"):
         next(rows)
     json.dumps([record for _, record in records], allow_nan=False)
+
+
+def test_numbers_that_json_has_not_are_told_with_row_and_column(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    numbers = [float("inf"), 1.5, float("nan"), 2.0]
+    lists = [[1.0], [2.0], [3.0], [float("nan")]]
+    table = pyarrow.table({"text": list("abcd"), "n": numbers, "l": lists})
+    path, dropped = tmp_path / "a.parquet", tmp_path / "d.jsonl"
+    parquet.write_table(table, path)
+    report = clean_file(path, tmp_path / "o.jsonl", dropped)
+    assert (report.kept, report.dropped["broken"]) == (2, 2)
+    assert report.examples["broken"][0].startswith(f"{path}, row 1: 'n' has the number inf, which")
+    assert report.examples["broken"][1].startswith(f"{path}, row 4: 'l' has the number [nan]")
+    assert '"row": {"text": "a", "n": "inf", "l": [1.0]}' in dropped.read_text()
 
 
 def test_what_is_no_parquet_is_said(tmp_path):

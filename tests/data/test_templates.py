@@ -146,6 +146,34 @@ def test_masks(speaking):
         example_of(PAIR, speaking, mask="all")
 
 
+def test_a_template_that_opens_an_answer_otherwise_than_it_ends_is_refused_with_its_reason():
+    thinking = Bytes(SOURCE.replace("<assistant>", "<assistant><think>\n"))
+    chosen = template("chat", thinking)
+    with pytest.raises(DataError) as caught:
+        to_examples([{"prompt": "a", "completion": "<b>"}], thinking, 99, written=chosen)
+    said = str(caught.value)
+    assert said.startswith("rows[0]: messages[1]: asked for an answer, the base's chat template")
+    assert r"begins it with '<think>\n', which" in said
+    assert "plain or alpaca" in said and "a row of its own" not in said
+    row = {"prompt": "a", "completion": "<think>\nhm</think>b"}
+    (example,) = to_examples([row], thinking, 99, written=chosen)
+    asked = chosen.ids({"prompt": "a"}, thinking)
+    assert example.ids[: len(asked)] == asked
+    assert thinking.decode(example.ids[len(asked) :]) == "hm</think>b</s>"
+
+
+def test_a_template_that_rewrites_a_question_or_earlier_turns_is_told_apart():
+    last = Bytes("{% for m in messages %}{{ m.content if loop.last else '-' }}</s>{% endfor %}")
+    chosen = template("chat", last)
+    with pytest.raises(DataError, match=r"rewrites the question once it is .*: plain, alpaca$"):
+        to_examples([PAIR], last, 99, written=chosen)
+    forgets = Bytes(
+        "{% for m in messages %}{{ m.content if loop.revindex < 3 else '-' }}</s>{% endfor %}"
+    )
+    with pytest.raises(DataError, match=r"rewrites earlier turns.*give each answer a row of its"):
+        to_examples([TALK], forgets, 99, written=template("chat", forgets))
+
+
 @pytest.mark.parametrize("name", ["plain", "alpaca"])
 def test_a_longer_conversation_has_no_place_in_a_single_answer(speaking, name):
     chosen = template(name, speaking)

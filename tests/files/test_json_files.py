@@ -26,6 +26,8 @@ def test_round_trip_with_numpy_and_text_as_it_is(tmp_path):
         (b'{"a": 1,\n "c": "\xff"}', "line 2, byte 8: broken UTF-8"),
         (b'{"a": 1, "a": 2}', "'a' is given twice"),
         (b'{"a": NaN}', "NaN"),
+        (b'{"a": 1e400}', "line 1: malformed JSON: the number 1e400 is too large"),
+        (b'{"a": -1' + b"0" * 999 + b".5}", "the number -1000000000000000… is too large"),
         (b"[1, 2]", "should hold an object"),
         (b'{"a":' * 100_000, "too deeply"),
         (b'{"a": ' + b"1" * 5000 + b"}", "malformed"),

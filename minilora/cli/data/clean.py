@@ -2,7 +2,8 @@
 
 What counts as wrong is what `minilora data check` tells (see its --help). Rows keep their order
 and, unless their form has to be changed for training, their words; of several that are alike the
-first stays. Cleaning twice changes nothing.
+first stays. Cleaning twice changes nothing. Rows left out stand whole beside their reason; of a
+line that is no JSON its beginning is kept, as text.
 """
 
 from __future__ import annotations
