@@ -47,7 +47,7 @@ def generate(
     DTypeError for tokens that are no integers, ConfigError for settings outside of what is allowed.
     """
     using = partial(_using, model, adapter_names, len(prompts))
-    with using():
+    with no_grad(), using():
         _check(model, prompts, max_new_tokens, temperature, top_k, top_p)
     new: list[list[int]] = [[] for _ in prompts]
     if max_new_tokens == 0:
@@ -111,7 +111,7 @@ def _steps(
     using                    around whatever the model computes
     """
     B, T = ids.shape
-    with using():
+    with no_grad(), using():
         virtual = _virtual_tokens(model)
     room = np.minimum(max_new_tokens, model.config.max_positions - virtual - (T - start))
     longest = int(room.max())

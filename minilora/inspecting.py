@@ -36,7 +36,8 @@ class Matrix:
     shape            (out, in) of the matrix
     rank, scaling    r, and s = α/r, or α/√r with rsLoRA
     parameters       numbers in A and B
-    norm_a, norm_b, norm_delta   Frobenius norms of A, B and ΔW = s B A
+    norm_a, norm_b, norm_delta   Frobenius norms of A, B and ΔW = s B A. With DoRA and PiSSA what is
+                     added to W is something else (`Inspection.remark`)
     singular_values  of ΔW, falling: at most r
     effective_rank   of those (`spectra.effective_rank`)
     energy_rank      how many of them hold 90 % of ‖ΔW‖²
@@ -77,6 +78,18 @@ class Inspection:
     config: LoraConfig
     matrices: tuple[Matrix, ...]
     others: tuple[Other, ...]
+
+    @property
+    def remark(self) -> str | None:
+        """Why s B A, which is measured here as ΔW, is not what the adapter adds to W; or None.
+
+        Without the base it is all that can be had.
+        """
+        if self.config.use_dora:
+            return "with DoRA the rows of W + s B A get lengths of their own besides"
+        if self.config.init_lora_weights == "pissa":
+            return "with PiSSA W's largest directions, with which A and B began, are taken out of W"
+        return None
 
     @property
     def parameters(self) -> int:

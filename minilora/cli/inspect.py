@@ -2,7 +2,8 @@
 
 Needs the adapter's folder only, not its base. Norms are Frobenius norms; `used` is the effective
 rank of ΔW (r for r directions equally strong, less the more uneven they are), `90 %` how many
-directions hold nine tenths of ‖ΔW‖².
+directions hold nine tenths of ‖ΔW‖². ΔW is s B A here, which with DoRA or PiSSA is not all that is
+added.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from typing import Any
 
 from minilora.cli.options import add_json_option, print_json, say
+from minilora.errors import ConfigError
 
 EXAMPLE = "minilora inspect my-adapter --figure my-adapter.png"
 
@@ -32,6 +34,11 @@ def run(options: argparse.Namespace) -> int:
     if options.figure:
         plots.check_path(options.figure)
     inspection = inspect_adapter(options.folder)
+    if options.figure and not inspection.matrices:
+        raise ConfigError(
+            f"{options.folder} holds no pairs A, B, so there is nothing to be drawn; leave out "
+            "--figure, and what it holds is listed"
+        )
     if options.figure:
         draw(inspection, options.figure)
         say(f"wrote {options.figure}")
@@ -61,7 +68,7 @@ def report(inspection: Any) -> str:
     if inspection.others:
         lines += ["", "other arrays"]
         lines += [f"  {o.name} {o.shape}, norm {o.norm:.4g}" for o in inspection.others]
-    return "\n".join([*lines, *_remarks(matrices)])
+    return "\n".join([*lines, *_remarks(inspection)])
 
 
 def _table(matrices: Any) -> list[str]:
@@ -82,7 +89,8 @@ def _table(matrices: Any) -> list[str]:
     ]
 
 
-def _remarks(matrices: Any) -> list[str]:
+def _remarks(inspection: Any) -> list[str]:
+    matrices = inspection.matrices
     zero = [m.path for m in matrices if m.still_zero]
     bad = [m.path for m in matrices if m.not_finite]
     said = []
@@ -92,4 +100,6 @@ def _remarks(matrices: Any) -> list[str]:
         said.append(f"NaN or infinite in {len(bad)} of {len(matrices)} matrices, first {bad[0]}")
     if said:
         said.append("`minilora doctor` with this folder says what that means")
+    if matrices and inspection.remark:
+        said.append(f"ΔW here is s B A; {inspection.remark}, so that what is added is another")
     return ["", *said] if said else []

@@ -1,6 +1,6 @@
 """Merge an adapter into its base: a Hugging Face folder, which transformers opens.
 
-Rounding to 16 bits costs a part of what the adapter adds; the table says how much, matrix by
+Rounding costs a part of what the adapter adds, most in 16 bits; the table says how much, matrix by
 matrix: ‖ΔW‖, the error of rounding against that, and the share of entries that did not move. Into
 nf4 or fp4 it is merged as a model of four bits keeps it: which may be nothing, and is told, too.
 """

@@ -115,8 +115,8 @@ def untied_by_the_adapter(adapter: Adapter, base: Any) -> Said:
     yield (
         f"the base's embeddings and head are one array (tied), but the adapter {what}: with it "
         "they are two",
-        "Merge into an untied base only (tie_word_embeddings false); to keep them one, train with "
-        "ensure_weight_tying=True in PEFT, or leave them out of modules_to_save",
+        "Merge into an untied base only (tie_word_embeddings false); to keep them one, leave both "
+        "out of modules_to_save",
     )
 
 

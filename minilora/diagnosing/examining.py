@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minilora.diagnosing.adapter import OF_ADAPTERS, Adapter
 from minilora.diagnosing.base import BESIDE_A_BASE, untied_by_the_adapter
 from minilora.diagnosing.finding import Finding, Findings, findings
@@ -14,7 +16,7 @@ from minilora.diagnosing.log import OF_LOGS, read_log
 from minilora.diagnosing.model import OF_ADAPTED_MODELS, merge_swallowed, weights_not_finite
 from minilora.diagnosing.training import OF_BATCHES, OF_OPTIMIZERS
 from minilora.diagnosing.whole import merge_moved_little, model_not_finite
-from minilora.errors import AdapterError, FormatError
+from minilora.errors import AdapterError, ConfigError, FormatError
 from minilora.files.atomic import locate
 from minilora.peft import LoraConfig, PeftModel
 from minilora.peft.folder import read_adapter, read_fingerprint
@@ -33,7 +35,11 @@ def doctor(
 
     Nothing is changed. With a batch one forward and one backward pass are run. An adapter whose
     lora_B is zero is in order only while the optimizer has not taken a step.
+
+    Raises ConfigError for a batch that is something else, and for another merge_dtype.
     """
+    if batch is not None:
+        _check_batch(batch)
     found = list(findings((weights_not_finite, *OF_ADAPTED_MODELS), model))
     untrained = optimizer is not None and optimizer.t == 0
     for name, config in getattr(model, "peft_config", {}).items():
@@ -46,6 +52,20 @@ def doctor(
     if batch is not None:
         found += findings(OF_BATCHES, model, batch)
     return Findings(found)
+
+
+def _check_batch(batch: Any) -> None:
+    """ConfigError for what is not ids and labels, and with packed rows start, all (rows, time)."""
+    try:
+        shapes = [np.shape(array) for array in batch if array is not None]
+    except (TypeError, ValueError):  # a number, rows of unequal length
+        shapes = []
+    if not 2 <= len(shapes) <= 3 or any(len(s) != 2 or s != shapes[0] for s in shapes):
+        has = " and ".join(map(str, shapes)) if 0 < len(shapes) <= 3 else "something else"
+        raise ConfigError(
+            f"batch ({type(batch).__name__}) must hold ids and labels, both (rows, time) and "
+            f"alike, and holds {has}; give batch=(ids, labels)"
+        )
 
 
 def examine_folder(

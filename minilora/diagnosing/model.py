@@ -12,7 +12,7 @@ from minilora.diagnosing.finding import Said, some
 from minilora.errors import ConfigError
 from minilora.files.narrow import bfloat16_bits, widened
 from minilora.peft import LoraLinear, PeftModel
-from minilora.peft.adapted import own, plain_path
+from minilora.peft.adapted import only_rounding, own, own_modules, plain_path
 from minilora.peft.folder import PREFIX
 from minilora.quant.linear import PackedMatrix, unpacked
 
@@ -83,11 +83,11 @@ def scaled_wrongly(model: Any) -> Said:
     linears = [(p, m) for p, m in model.named_modules() if isinstance(m, LoraLinear)]
     for path, layer in linears:
         name = layer.in_use()
-        if name is None or name not in layer.lora_A:
-            continue
+        if name is None or name not in layer.lora_A or name in layer.lora_residual:
+            continue  # with a matrix of its own in the place of W the bypass is not all
         config = model.peft_config[name]
-        if config.use_dora or config.init_lora_weights == "pissa":
-            continue  # there the bypass is not all that is changed
+        if config.use_dora:
+            continue  # nor with lengths of its own
         A, B = layer.lora_A[name].weight.data, layer.lora_B[name].weight.data
         own = config.at(plain_path(path).removeprefix(PREFIX))
         right = own.lora_alpha / (own.r**0.5 if own.use_rslora else own.r)
@@ -122,11 +122,8 @@ def _tied(model: Any) -> tuple[Any, Any] | None:
     if not model.config.tie_word_embeddings:
         return None
     base = model.model if isinstance(model, PeftModel) else model
-    found = []
-    for path in (EMBEDDINGS, HEAD):
-        module: Any = own(base.get_submodule(path))
-        found.append(module.weight)
-    return found[0], found[1]
+    there: dict[str, Any] = dict(own_modules(base))
+    return there[EMBEDDINGS].weight, there[HEAD].weight
 
 
 def untied_unawares(model: Any) -> Said:
@@ -166,7 +163,8 @@ def merge_swallowed(model: Any, dtype: str | None = None) -> Said:
     still = moving = 0
     for layer, name in used:
         W, delta = _matrix(layer), layer.delta(name)
-        if np.isfinite(delta).all():
+        size = float(np.linalg.norm(delta))
+        if np.isfinite(size) and not only_rounding(layer, name, size, W):
             asked = delta != 0
             moving += int(asked.sum())
             still += int((as_held(W + delta, dtype) == as_held(W, dtype))[asked].sum())
@@ -174,7 +172,10 @@ def merge_swallowed(model: Any, dtype: str | None = None) -> Said:
         yield (
             f"merged in {dtype}, {still / moving:.0%} of the entries that the adapter changes stay "
             "as they are: ΔW is smaller than half a step of that type there",
-            "Merge into float32, or keep the adapter beside the base and unmerged",
+            "Merge into float32, or keep the adapter beside the base and unmerged"
+            if dtype in ("float16", "bfloat16")
+            else "Keep the adapter beside the base and unmerged; if it was to change more, train "
+            "longer or with a higher learning rate",
         )
 
 

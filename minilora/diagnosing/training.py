@@ -10,7 +10,17 @@ import numpy as np
 from minilora.diagnosing.finding import Said, some
 from minilora.errors import NonFiniteError, TapeError
 from minilora.ops import IGNORE
+from minilora.peft.adapted import adapted_modules
 from minilora.training import check_finite, loss_and_gradients
+
+# What is in a parameter's name → what stands there in the names of the matrices (a pattern) that
+# are between it and the model: of LoRA, of a bottleneck, of what makes a prefix.
+_COMES_IN_THROUGH = (
+    (r"\.(lora_(?:embedding_)?)A\b", r".\1B"),
+    (r"\.(lora_(?:embedding_)?)B\b", r".\1A"),
+    (r"\.adapter_down\.(.*)\.(weight|bias)$", r".adapter_up.\1.weight"),
+    (r"\.(prompt_encoder\..*)\.(embedding|inner)\.(weight|bias)$", r".\1.outer.[0-9]+.weight"),
+)
 
 
 def optimizer_without_adapter(model: Any, optimizer: Any) -> Said:
@@ -100,14 +110,32 @@ def answer_cut_off(model: Any, batch: Any) -> Said:
         )
 
 
+def training_while_merged(model: Any, batch: Any) -> Said:
+    """Whether an adapter is merged, so that the way through the model does not lead by it."""
+    merged = _merged(model)
+    if merged is not None:
+        yield (
+            f"adapter {merged!r} is merged into the weights, so training is refused: no gradient "
+            "would reach it",
+            "unmerge_adapter() before training; merge_adapter() again to use it",
+        )
+
+
+def _merged(model: Any) -> str | None:
+    """The name of the adapter that is in the weights now, if there is one."""
+    switches = (module.switch for module in adapted_modules(model).values())
+    return next((switch.merged for switch in switches), None)
+
+
 def gradient_does_not_arrive(model: Any, batch: Any) -> Said:
     """One step forward and back: trainable parameters that get no gradient, or only zeros.
 
-    While B is zero, A's gradient is, too, and the other way round; that is not meant.
+    While B is zero, A's gradient is, too, and the other way round; that is not meant, nor are its
+    likes in other methods.
     """
     labels = np.asarray(batch[1])
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    if not trainable or not (labels[:, 1:] != IGNORE).any():
+    if not trainable or not (labels[:, 1:] != IGNORE).any() or _merged(model) is not None:
         return
     try:
         loss, gradients = loss_and_gradients(model, *batch)
@@ -131,12 +159,18 @@ def gradient_does_not_arrive(model: Any, batch: Any) -> Said:
 
 
 def _waits_for_the_other(name: str, trainable: Any) -> bool:
-    """Whether this is half of a pair of which the other, alone, is zero: it learns after that."""
-    half = re.search(r"\.lora_(?:embedding_)?([AB])\b", name)
-    if half is None:
-        return False
-    other = name[: half.start(1)] + ("B" if half[1] == "A" else "A") + name[half.end(1) :]
-    return other in trainable and not trainable[other].data.any() and trainable[name].data.any()
+    """Whether this only comes in through matrices that are zero as yet: it learns after those.
+
+    If its own matrix is zero, too, neither ever learns.
+    """
+    for mine, others in _COMES_IN_THROUGH:
+        if re.search(mine, name):
+            before = trainable.get(re.sub(r"\.bias$", ".weight", name))
+            through = re.compile(re.sub(mine, others, name))
+            after = [p for each, p in trainable.items() if through.fullmatch(each)]
+            alive = before is not None and before.data.any()
+            return bool(alive and after and not any(p.data.any() for p in after))
+    return False
 
 
 OF_OPTIMIZERS: tuple[Any, ...] = (
@@ -145,4 +179,9 @@ OF_OPTIMIZERS: tuple[Any, ...] = (
     foreign_in_optimizer,
     learning_rate_zero,
 )
-OF_BATCHES: tuple[Any, ...] = (no_supervised_token, answer_cut_off, gradient_does_not_arrive)
+OF_BATCHES: tuple[Any, ...] = (
+    no_supervised_token,
+    answer_cut_off,
+    training_while_merged,
+    gradient_does_not_arrive,
+)

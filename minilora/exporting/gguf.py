@@ -32,6 +32,7 @@ from minilora.files.gguf_writing import write_gguf
 from minilora.files.safetensors import read_shapes
 from minilora.model import ModelConfig, Transformer, rotary_frequencies
 from minilora.peft import PeftModel
+from minilora.peft.folder import PREFIX
 from minilora.quant.linear import unpacked
 
 # By model_type: what llama.cpp calls it. A Mistral is computed as a Llama.
@@ -39,11 +40,14 @@ _ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2"}
 _DTYPES = ("float32", "float16")
 _ALL_F32, _MOSTLY_F16 = 0, 1
 _NAME = "default"
+_ENDS = ("model.embed_tokens.", "lm_head.")
 
-# What else PEFT may put into an adapter's file: how its arrays are called, and what it is.
-_NOT_HELD = {
+# What else may be in an adapter's file: how its arrays are called, and what it is.
+_NOT_MERGED = {
     r"^prompt_embeddings$": "of virtual tokens",
     r"\.adapter_(down|up)\.": "of a bottleneck",
+}
+_NOT_HELD = _NOT_MERGED | {
     r"\.ia3_l$": "IA³",
     r"\.lora_magnitude_vector": "DoRA",
     r"\.lora_embedding_[AB]$": "LoRA on embeddings",
@@ -78,8 +82,8 @@ def export_adapter(
     FormatError for a folder that is none; MissingExtraError without `gguf`; OSError if the file
     cannot be written.
     """
-    check_adapter(folder)
     config = base.config
+    check_adapter(folder, tied=config.tie_word_embeddings)
     model = PeftModel.from_pretrained(base, Path(folder), _NAME)
     layers = {place: each for place, each in model.layers().items() if _NAME in each.configs}
     if config.tie_word_embeddings and "lm_head" in layers:
@@ -87,6 +91,12 @@ def export_adapter(
             f"{folder}: adapts lm_head, in this base the same array as the embeddings, and "
             "llama.cpp has no place for that; train it without lm_head"
         )
+    for place, layer in layers.items():
+        if _NAME in layer.lora_residual and layer.configs[_NAME].init_lora_weights != "pissa":
+            raise AdapterError(
+                f"{folder}: brings its own {place} along, other than this base's, and llama.cpp's "
+                "adapters hold A and B only; give --merged for a GGUF of the whole model"
+            )
     target_of = _namer(config)
     pairs = {place: layer.pair(_NAME) for place, layer in layers.items()}
     loudness = {
@@ -110,18 +120,38 @@ def export_adapter(
     return Exported(architecture, len(tensors), alpha, sorted({len(A) for A, _ in pairs.values()}))
 
 
-def check_adapter(folder: str | os.PathLike[str]) -> None:
-    """AdapterError for an adapter with arrays that llama.cpp's adapters have no place for."""
+def check_adapter(folder: str | os.PathLike[str], *, tied: bool = False) -> None:
+    """AdapterError for an adapter with arrays that llama.cpp's adapters have no place for.
+
+    tied   whether the base's embeddings and head are one array, so that an adapter on one of them
+           cannot be merged either
+    """
     weights = locate(folder, "adapter_model.safetensors")
-    for name in read_shapes(weights) if weights.is_file() else ():
+    names = list(read_shapes(weights)) if weights.is_file() else []
+    for name in names:
         if re.search(r"\.(lora_[AB]|base_layer)\.weight$", name):
             continue
         kinds = [kind for pattern, kind in _NOT_HELD.items() if re.search(pattern, name)]
         kind = kinds[0] if kinds else "a module that was trained whole (modules_to_save)"
         raise AdapterError(
             f"{folder}: {name} is {kind}, and llama.cpp's adapters hold LoRA beside matrices "
-            "only; give --merged for a GGUF of the whole model"
+            f"only; {_way_out(names, tied)}"
         )
+
+
+def _way_out(names: Sequence[str], tied: bool) -> str:
+    """What can be done with an adapter that llama.cpp's adapters do not hold."""
+    unmerged = "so use it unmerged, with minilora, or with PEFT if that opens it"
+    if any(re.search(pattern, name) for pattern in _NOT_MERGED for name in names):
+        return f"nor can it be merged into a whole model, {unmerged}"
+    # A table of single tokens is both ends' own, unless the head has one for itself.
+    alone = (n for n in names if not re.search(r"embed_tokens\.(.*\.)?trainable_tokens_", n))
+    if tied and any(name.removeprefix(PREFIX).startswith(_ENDS) for name in alone):
+        return (
+            "nor can it be merged into this base, of which one array is the embeddings and "
+            f"lm_head, {unmerged}; or train it without these two"
+        )
+    return "give --merged for a GGUF of the whole model"
 
 
 def export_model(

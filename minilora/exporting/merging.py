@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from minilora.files.narrow import rounded
 from minilora.files.safetensors import NARROW, write_rounded
 from minilora.model import Transformer
 from minilora.peft import LoraLinear, PeftModel
+from minilora.peft.adapted import only_rounding
 from minilora.quant.linear import PackedMatrix, unpacked
 from minilora.quant.merging import Requantized, requantized
 
@@ -29,7 +31,7 @@ class MergedArray(NamedTuple):
     """What merging and rounding did to one array of the base.
 
     name       of the array, as in the file that is written
-    change     ‖ΔW‖, the root of the sum of squares of what merging added
+    change     ‖ΔW‖, the root of the sum of squares of what the adapter adds, in float64
     error      ‖W' - (W + ΔW)‖ / ‖ΔW‖, where W' is rounded; None where ΔW = 0
     unmoved    share of the entries with ΔW ≠ 0 that are, rounded, the same as without ΔW
     """
@@ -48,29 +50,47 @@ def merge(model: PeftModel, dtype: str = "float32") -> tuple[Transformer, list[M
 
     Of a base in few bits all weights become the floats that the bits stand for.
 
-    Warns where more than half of the entries of an array would not move. Raises ConfigError for
-    another dtype, NonFiniteError for weights that would not be finite, AdapterError for an adapter
-    on only one of the embeddings and a head that are one array. The model is then as it was.
+    Warns where more than half of the entries of an array would not move (`only_rounding` apart).
+    Raises ConfigError for another dtype, NonFiniteError for weights that would not be finite,
+    AdapterError for an adapter on only one of the embeddings and a head that are one array. The
+    model is then as it was.
     """
     if dtype not in NARROW:
         raise ConfigError(f"dtype {dtype!r} is not one a model is written in: {', '.join(NARROW)}")
-    before = {p: p.data for p in model.parameters()}
+    # Before merging: the merged weights have lost already what is lost in their own type.
+    told = dict(_told(model, dtype))
     merged = model.merge_and_unload(dequantize=True)
-    report = [
-        compare(name, unpacked(before[p]), p.data, dtype)
-        for name, p in merged.named_parameters()
-        if p in before and p.data is not before[p] and not _only_unpacked(before[p], p.data)
+    found = [
+        (p, told[p][0]._replace(name=name)) for name, p in merged.named_parameters() if p in told
     ]
-    swallowed = [array for array in report if array.unmoved > 0.5]
+    swallowed = [array for p, array in found if told[p][1]]
     if swallowed:
         worst = max(swallowed, key=lambda array: array.unmoved)
+        wider = "" if dtype == "float32" else "merge into float32, or "
         warnings.warn(
-            f"{dtype} swallows the adapter: in {len(swallowed)} of {len(report)} matrices more "
-            f"than half of the entries do not move, in {worst.name} {worst.unmoved:.0%}; merge "
-            "into float32, or use the adapter unmerged",
+            f"{dtype} swallows the adapter: in {len(swallowed)} of {len(found)} matrices more "
+            f"than half of the entries do not move, in {worst.name} {worst.unmoved:.0%}; {wider}"
+            "use the adapter unmerged",
             stacklevel=2,
         )
-    return merged, report
+    return merged, [array for _, array in found]
+
+
+def _told(model: PeftModel, dtype: str) -> Iterator[tuple[Parameter, tuple[MergedArray, bool]]]:
+    """Each array that the active adapter changes → what merging will do to it; is it swallowed?
+
+    One module at a time. Where two change one array, the later is merged over the earlier, and
+    comes later here.
+    """
+    name = model.active_adapter
+    if name is None:
+        return  # which merging refuses
+    for _, layer in model.adapted(name):
+        for p, total in layer.changed(name).items():
+            W = unpacked(layer.switch.original(p))
+            array = compare("", W, total, dtype)
+            noise = only_rounding(layer, name, array.change, W)
+            yield p, (array, array.unmoved > 0.5 and not noise)
 
 
 def merge_packed(model: PeftModel) -> tuple[Transformer, list[tuple[str, Requantized]]]:
@@ -102,11 +122,6 @@ def merge_packed(model: PeftModel) -> tuple[Transformer, list[tuple[str, Requant
     return model.unload(), [(path, result) for path, _, result in found]
 
 
-def _only_unpacked(before: Any, after: np.ndarray) -> bool:
-    """Whether a matrix in few bits came out as the floats that the bits stand for."""
-    return isinstance(before, PackedMatrix) and np.array_equal(before.whole(), after)
-
-
 def _warn_of_vanished(found: list[tuple[str, Requantized]]) -> None:
     lost = [(path, result) for path, result in found if result.vanishes]
     if lost:
@@ -119,11 +134,14 @@ def _warn_of_vanished(found: list[tuple[str, Requantized]]) -> None:
 
 
 def compare(name: str, W: np.ndarray, total: np.ndarray, dtype: str) -> MergedArray:
-    """W and W + ΔW as they are after rounding to `dtype`, held against each other."""
-    delta = total.astype(np.float64) - W
-    written = rounded(total, dtype)
-    change = float(np.linalg.norm(delta))
-    with np.errstate(invalid="ignore", over="ignore"):  # writing refuses what is not finite
+    """W and W + ΔW, rounded to W's own type and then to `dtype`, held against each other.
+
+    total   W + ΔW in float64, or in W's type if that loses nothing of it
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # merging and writing refuse what that makes
+        delta = total.astype(np.float64) - W
+        written = rounded(total.astype(W.dtype), dtype)
+        change = float(np.linalg.norm(delta))
         error = (
             float(np.linalg.norm(written - total.astype(np.float64))) / change if change else None
         )

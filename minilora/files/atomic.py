@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from minilora.errors import ConfigError
+
 _STAGING = ".writing"
 _READY = ".ready"
 
@@ -102,8 +104,12 @@ def made_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     When the block raises, folders that were made and are still empty are taken back.
 
-    Raises OSError naming the folder if it cannot be made or written.
+    Raises OSError naming the folder if it cannot be made or written, ConfigError for an empty name.
     """
+    if not os.fspath(folder):  # which Path takes for the current one
+        raise ConfigError(
+            "the folder to write is '', an empty name; give a folder, such as 'tuned'"
+        )
     folder = Path(folder)
     with _made(folder):
         try:

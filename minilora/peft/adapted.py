@@ -224,3 +224,14 @@ def _refuse_packed(p: Parameter, name: str) -> None:
             "beside the base, as it is; or merge_and_unload(dequantize=True), which merges into "
             "floats"
         )
+
+
+def only_rounding(layer: Adapted, name: str, change: float, W: np.ndarray) -> bool:
+    """Whether a ΔW of size `change` is no more than what DoRA's m or a residual were rounded by.
+
+    Such a ΔW has a fresh adapter of these kinds, though it adds nothing. A pair beside W alone
+    means what it adds, however little that is.
+    """
+    parts = (getattr(layer, part, ()) for part in ("lora_magnitude_vector", "lora_residual"))
+    noisy = any(name in part for part in parts)
+    return noisy and change <= 4 * np.finfo(W.dtype).eps * float(np.linalg.norm(W))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minilora.errors import AdapterError
+from minilora.errors import AdapterError, ConfigError
 from minilora.model import Transformer
 from minilora.nn import Module
 from minilora.peft import folder as files
@@ -25,6 +25,9 @@ from minilora.peft.config import PeftConfig
 from minilora.peft.fitting import fit
 from minilora.peft.lora import LoraLinear
 from minilora.peft.row_wise import BASE
+
+# Of a name in UTF-8. File systems take 255, and whoever saves may add something to it.
+_LONGEST = 200
 
 
 class _Tuner(Module):
@@ -101,7 +104,7 @@ class Adapters(Module):
         """Attach one more fresh adapter, frozen until `set_adapter(name)`.
 
         Raises AdapterError for a name that is taken, ConfigError for targets or a rank that this
-        model has not.
+        model has not, or for a seed that is none.
         """
         self._attach(name, config, seed, own=True)
 
@@ -124,6 +127,7 @@ class Adapters(Module):
     def _attach(self, name: str, config: PeftConfig, seed: int, *, own: bool) -> None:
         """Put an adapter's parts in their places; `own`: not of a file, so held to all rules."""
         self._check_free(name)
+        check_seed(seed)
         wanted = places(self.model, config, ranks=own, strict=own)
         if config.base_model_name_or_path is None:
             config = replace(config, base_model_name_or_path=self.model.base_name)
@@ -196,7 +200,7 @@ class Adapters(Module):
         return self._switch.active
 
     def _check_free(self, name: str) -> None:
-        if name in self.peft_config:
+        if isinstance(name, str) and name in self.peft_config:
             raise AdapterError(
                 f"there is an adapter {name!r} already; choose another name, or delete_adapter() it"
             )
@@ -205,8 +209,19 @@ class Adapters(Module):
             raise AdapterError(
                 f"adapter name {name!r} must be of letters, digits, - and _, and not {BASE!r}"
             )
+        if (size := len(name.encode())) > _LONGEST:
+            raise AdapterError(
+                f"adapter name {name[:20]!r}… has {size} bytes; at most {_LONGEST} are allowed, as "
+                "it becomes a folder's name: choose a shorter one"
+            )
 
     def _check_name(self, name: str) -> None:
-        if name not in self.peft_config:
+        if not isinstance(name, str) or name not in self.peft_config:
             names = ", ".join(map(repr, self.peft_config)) or "none"
             raise AdapterError(f"there is no adapter {name!r}; there are: {names}")
+
+
+def check_seed(seed: Any) -> None:
+    """ConfigError for what no generator starts from."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed {seed!r} must be a whole number, 0 or more")

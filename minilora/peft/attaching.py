@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import Parameter
-from minilora.errors import ConfigError
+from minilora.errors import ConfigError, NonFiniteError
 from minilora.model import MLP, SelfAttention, Transformer
 from minilora.nn import Embedding, Linear, Module, RMSNorm
 from minilora.peft import bitfit, bottleneck, ia3, prefix, prompt, token_rows
@@ -64,6 +64,12 @@ def _lora(model: Transformer, config: LoraConfig, ranks: bool, strict: bool) -> 
         inside = [
             p for p in taken if place.path.startswith(f"{p}.") or p.startswith(f"{place.path}.")
         ]
+        if place.path in taken and not place.shapes:  # a head that shares the embeddings' table
+            raise ConfigError(
+                f"{place.path} is meant by target_modules or modules_to_save, and besides by "
+                "trainable_token_indices: in this base one array is the embeddings and lm_head, so "
+                "tokens are trained in both. Leave one of the two settings out"
+            )
         if place.path in taken or inside:
             raise ConfigError(
                 f"{place.path} is meant twice: of target_modules, modules_to_save and "
@@ -101,6 +107,8 @@ def _bypass(path: str, module: Linear | Embedding, config: LoraConfig) -> Place:
             f"is {module.weight.data.data_type} here: nothing of what quantizing saved would be "
             "left. Start with True, or load the base without quantizing it"
         )
+    if config.init_lora_weights == "pissa":
+        _check_finite(path, module.weight.data)
     shapes = {"lora_A.weight": (config.r, n_in), "lora_B.weight": (n_out, config.r)}
     if config.use_dora:
         shapes["lora_magnitude_vector"] = (n_out,)
@@ -114,6 +122,15 @@ def _bypass(path: str, module: Linear | Embedding, config: LoraConfig) -> Place:
             layer.add_bias(name, config)
 
     return Place(path, LoraLinear, shapes, put)
+
+
+def _check_finite(path: str, W: Any) -> None:
+    """NonFiniteError for a matrix that has no directions. A shadow's contents nobody knows."""
+    if isinstance(W, np.ndarray) and not np.isfinite(W).all():
+        raise NonFiniteError(
+            f"init_lora_weights = 'pissa' starts from the largest directions of {path}, and this "
+            "base's holds numbers that are not finite; load a base that is whole"
+        )
 
 
 def _biases(modules: dict[str, Module], config: LoraConfig, taken: set[str]) -> list[Place]:

@@ -25,6 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minilora.errors import NonFiniteError
+
 Pair = tuple[np.ndarray, np.ndarray]
 Sign = Literal["total", "frequency"]
 Merge = Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]  # τs, a weight for each
@@ -154,7 +156,12 @@ def side_by_side(pairs: Sequence[Pair], factors: Sequence[float]) -> Pair:
 
 
 def nearest_pair(change: np.ndarray, rank: int) -> Pair:
-    """A, B of a rank, and B A as near to ΔW (out, in) as can be: its largest directions."""
+    """A, B of a rank, and B A as near to ΔW (out, in) as can be: its largest directions.
+
+    Raises NonFiniteError for a ΔW that has none.
+    """
+    if not np.isfinite(change).all():  # LAPACK may look for its directions without end
+        raise NonFiniteError("a ΔW that is not finite has no largest directions")
     U, S, Vt = np.linalg.svd(change, full_matrices=False)
     return Vt[:rank], U[:, :rank] * S[:rank]
 

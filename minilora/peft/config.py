@@ -115,10 +115,11 @@ class LoraConfig(PeftConfig):
             raise ConfigError(f"bias = {self.bias!r} must be 'none', 'lora_only' or 'all'")
         keep(self, "target_modules", target_names(self.target_modules))
         keep(self, "exclude_modules", module_names("exclude_modules", self.exclude_modules))
-        saved = module_names("modules_to_save", self.modules_to_save)
+        saved = module_names("modules_to_save", self.modules_to_save, regex=True)
         keep(self, "modules_to_save", (saved,) if isinstance(saved, str) else saved)
         keep(self, "trainable_token_indices", _tokens(self.trainable_token_indices))
-        keep(self, "layers_pattern", module_names("layers_pattern", self.layers_pattern))
+        pattern = module_names("layers_pattern", self.layers_pattern, regex=True)
+        keep(self, "layers_pattern", pattern)
         keep(self, "layers_to_transform", _layers(self.layers_to_transform))
         self._check_layers()
 
@@ -175,14 +176,17 @@ def _pattern(name: str, given: Any, check: Any) -> Pattern:
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
         raise ConfigError(f"{name} = {given!r} must map names to numbers, e.g. {{'down_proj': 16}}")
     for key in given:
-        _check_regex(name, key)
+        _check_regex(name, key, inside=True)
     return Pattern({key: check(f"{name}[{key!r}]", value) for key, value in given.items()})
 
 
-def _check_regex(name: str, pattern: str) -> None:
+def _check_regex(name: str, pattern: str, *, inside: bool = False) -> None:
+    """ConfigError for what is no regular expression, or none that can be a part of another."""
     try:
         re.compile(pattern)
-    except re.error as error:
+        if inside:
+            re.compile(f".(?:{pattern})")
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"{name}: {pattern!r} is no regular expression: {error}") from None
 
 
@@ -200,14 +204,19 @@ def target_names(given: Any) -> str | tuple[str, ...]:
     )
 
 
-def module_names(setting: str, given: Any) -> str | tuple[str, ...] | None:
-    """Names, or one regular expression, as they are kept. None of them is None."""
+def module_names(setting: str, given: Any, *, regex: bool = False) -> str | tuple[str, ...] | None:
+    """Names, or one regular expression, as they are kept. None of them is None.
+
+    regex   each name is a regular expression for a part of a path
+    """
     if given is None or (isinstance(given, str | list | tuple | set) and not given):
         return None
     if isinstance(given, str):
-        _check_regex(setting, given)
+        _check_regex(setting, given, inside=regex)
         return given
     if isinstance(given, list | tuple | set) and all(isinstance(g, str) and g for g in given):
+        for name in given if regex else ():
+            _check_regex(setting, name, inside=True)
         return tuple(sorted(given) if isinstance(given, set) else given)
     raise ConfigError(f"{setting} = {given!r} must be names, e.g. ['lm_head'], or None")
 

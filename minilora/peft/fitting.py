@@ -15,11 +15,11 @@ from minilora.model import Transformer
 from minilora.peft.adapted import Switch, own_modules
 from minilora.peft.attaching import places
 from minilora.peft.config import LoraConfig, PeftConfig
-from minilora.peft.folder import PREFIX, read_fingerprint, read_packing
+from minilora.peft.folder import PREFIX, read_fingerprint, read_packing, read_tying
 from minilora.quant import DATA_TYPES
 from minilora.quant.linear import packed_weights, spread, unpacked
 
-# A base that was in bfloat16 there has 8 bits of each number.
+# A file in bfloat16 has 8 bits of each number.
 _TOLERANCE = 2**-8
 
 
@@ -35,9 +35,9 @@ def fit(
     Of a matrix that the adapter brings along, other than the base's, the name ends in
     `base_layer.weight`.
 
-    Raises AdapterError naming the first that is missing, too many, of another shape or no finite
-    floats; warns if the base is another than the one the adapter was made for, or the same in
-    other bits.
+    Raises AdapterError naming the first that is missing, too many, of another shape or no floats
+    that are finite, also in the base's type; warns if the base is another than the one the adapter
+    was made for, or the same in other bits.
     """
     try:
         # PiSSA takes r directions out of W, and there have to be so many.
@@ -49,8 +49,14 @@ def fit(
         }
     except ConfigError as error:
         raise AdapterError(f"{folder}: {error}") from error
+    if model.config.tie_word_embeddings and read_tying(folder):
+        raise AdapterError(
+            f"{folder}: ensure_weight_tying ties what is trained of embeddings and head, which in "
+            "this base are one array, and that is not done here; train it without, or leave both "
+            "out of modules_to_save and target_modules"
+        )
     weights = _under_our_names(weights, needed, folder)
-    base = {f"{PREFIX}{name}": switch.original(p) for name, p in _own_parameters(model)}
+    base = {f"{PREFIX}{name}": switch.original(p) for name, p in own_parameters(model)}
     bases = {}
     for name in sorted(weights.keys() - needed.keys()):
         if _twice(name, config):
@@ -70,10 +76,7 @@ def fit(
                 f"{folder}: {name} has shape {weights[name].shape}, but this base needs "
                 f"{needed[name]}; was the adapter made for another base?"
             )
-        if weights[name].dtype.kind != "f" or not np.isfinite(weights[name]).all():
-            raise AdapterError(
-                f"{folder}: {name} ({weights[name].dtype}) must hold finite floats, and does not"
-            )
+        _check_floats(name, weights[name], model.dtype, folder)
     _compare_bases(model, config, folder, switch)
     return weights | {name.replace(".weight", ".base_layer.weight"): W for name, W in bases.items()}
 
@@ -102,12 +105,44 @@ def _twice(name: str, config: PeftConfig) -> bool:
     return isinstance(config, LoraConfig) and config.bias == "all" and again is not None
 
 
+def _check_floats(name: str, array: np.ndarray, dtype: np.dtype, folder: str | Path) -> None:
+    """AdapterError unless these are finite floats, and are so in the base's type, too."""
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise AdapterError(
+            f"{folder}: {name} ({array.dtype}) must hold finite floats, and does not"
+        )
+    with np.errstate(over="ignore"):  # what comes of it is looked at
+        fits = np.isfinite(array.astype(dtype)).all()
+    if not fits:
+        raise AdapterError(
+            f"{folder}: {name} holds {np.abs(array).max():.3g}, and {dtype}, in which this base is "
+            f"held, ends at {float(np.finfo(dtype).max):.3g}; the adapter is of no use here"
+        )
+
+
 def _is(array: np.ndarray, mine: np.ndarray) -> bool:
     """Whether an array is the base's own, up to the type that it was written in."""
     if array.shape != mine.shape or array.dtype.kind != "f":
         return False
+    narrow = min(array.dtype, mine.dtype, key=lambda dtype: dtype.itemsize)
+    with np.errstate(over="ignore"):  # infinite is another number
+        if np.array_equal(array.astype(narrow), mine.astype(narrow)):
+            return True
+        if not _in_16_bits(array):
+            return False
     size = _TOLERANCE * float(np.abs(mine).mean())
     return np.allclose(array, mine, rtol=_TOLERANCE, atol=size)
+
+
+def _in_16_bits(array: np.ndarray) -> bool:
+    """Whether float16 or bfloat16 hold all of these numbers: of the latter float32 are read."""
+    single = np.ascontiguousarray(array, np.float32)
+    if not np.array_equal(single, array):
+        return False
+    return (
+        np.array_equal(single.astype(np.float16), single)
+        or not (single.view(np.uint32) & 0xFFFF).any()
+    )
 
 
 def _other_base(
@@ -133,6 +168,7 @@ def _other_base(
         raise AdapterError(
             f"{folder}: {name} is not this base's; the adapter was made for another one"
         )
+    _check_floats(name, array, mine.dtype, folder)
     warnings.warn(
         f"{folder}: {name} is not this base's; the adapter's own is used while it is on",
         stacklevel=5,
@@ -140,7 +176,7 @@ def _other_base(
     return array
 
 
-def _own_parameters(model: Transformer) -> list[tuple[str, Parameter]]:
+def own_parameters(model: Transformer) -> list[tuple[str, Parameter]]:
     """The base's own parameters by the names they have without adapters."""
     return [
         (f"{path}.{name}", p)
@@ -158,7 +194,7 @@ def fingerprint(model: Transformer, switch: Switch) -> str:
     loaded is the same base: those numbers were noted before.
     """
     digest = hashlib.sha256()
-    for name, p in sorted(_own_parameters(model), key=lambda pair: pair[0]):
+    for name, p in sorted(own_parameters(model), key=lambda pair: pair[0]):
         some = spread(switch.original(p))
         digest.update(f"{name} {p.shape} ".encode() + some.tobytes())
     return digest.hexdigest()

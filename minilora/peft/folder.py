@@ -19,7 +19,7 @@ from minilora.files.atomic import locate, whole_folder
 from minilora.files.json_files import read_json, write_json
 from minilora.files.safetensors import read_metadata, read_tensors, write_tensors
 from minilora.peft.config import PeftConfig
-from minilora.peft.settings import from_json, to_json
+from minilora.peft.settings import from_json, ties_the_ends, to_json
 
 PREFIX = "base_model.model."
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -67,6 +67,11 @@ def _renamed(weights: dict[str, np.ndarray], old: str, new: str) -> dict[str, np
 def read_fingerprint(folder: str | Path) -> str | None:
     """Of the base that an adapter was made beside; None if its writer noted none."""
     return read_metadata(locate(folder, _WEIGHTS)).get(_FINGERPRINT)
+
+
+def read_tying(folder: str | Path) -> bool:
+    """Whether in a base whose embeddings are its head, what is trained of them is one, too."""
+    return ties_the_ends(read_json(locate(Path(folder), _CONFIG)))
 
 
 def read_packing(folder: str | Path) -> str | None:

@@ -86,7 +86,7 @@ def matches(path: str, pattern: str) -> bool:
     """Whether a regular expression describes the whole path. ConfigError if it is none."""
     try:
         return re.fullmatch(pattern, path) is not None
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f"target {pattern!r} is no regular expression: {error}") from None
 
 
@@ -130,7 +130,8 @@ def _in_layers(
 def _layer(path: str, names: list[str]) -> int | None:
     """The number of the layer that a path lies in: the first one behind one of the names."""
     for name in names:
-        match = re.match(rf"(?:.*?\.)?{name}\.(\d+)\.", path)
+        # Groups of the name's own are numbered before ours, which is the last one.
+        match = re.match(rf"(?:.*?\.)?(?:{name})\.(\d+)\.", path)
         if match:
-            return int(match[1])
+            return int(match[match.re.groups])
     return None

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import Tensor
-from minilora.errors import AdapterError, DTypeError
+from minilora.errors import AdapterError, DTypeError, NonFiniteError
 from minilora.model import Transformer
 from minilora.peft import folder as files
 from minilora.peft.adapted import adapted_modules, take_off
 from minilora.peft.config import PeftConfig
-from minilora.peft.fitting import fingerprint
+from minilora.peft.fitting import fingerprint, own_parameters
 from minilora.peft.row_wise import current_rows
 from minilora.peft.settings import as_written
 from minilora.peft.several import SeveralAdapters
@@ -115,8 +115,9 @@ class PeftModel(SeveralAdapters):
         """Put the active adapter into the weights: W + (α/r) B A. Costs a copy of those matrices.
 
         IA³ and BitFit likewise. Raises AdapterError for a method that no weights are equal to
-        (virtual tokens, bottlenecks) and for weights in few bits, NonFiniteError if the adapter
-        holds a NaN, all before anything is changed. A second merge warns and changes nothing.
+        (virtual tokens, bottlenecks), for weights in few bits and inside `disable_adapter()`,
+        NonFiniteError if the adapter holds a NaN, all before anything is changed. A second merge
+        warns and changes nothing.
         """
         name = self._active()
         if self._switch.merged:
@@ -126,6 +127,12 @@ class PeftModel(SeveralAdapters):
                 stacklevel=2,
             )
             return
+        if not self._switch.enabled:
+            # What is merged cannot be switched off, and there the model has to be the base.
+            raise AdapterError(
+                f"adapter {name!r} is switched off by disable_adapter(), inside of which the model "
+                "is the base; merge it after that `with` has ended"
+            )
         self._check_tied(name)
         merged = [(layer, layer.merged(name)) for _, layer in self.adapted(name)]  # may refuse
         for layer, arrays in merged:
@@ -161,6 +168,9 @@ class PeftModel(SeveralAdapters):
         dtype        of the weights, e.g. np.float16; None: as they are
         dequantize   weights in few bits become the floats that they stand for, all of them: the
                      adapter was trained beside these, and into bits it cannot be merged
+
+        Raises DTypeError for another dtype, NonFiniteError for a weight that is too large for it,
+        and what `merge_adapter` raises. Nothing is changed then.
         """
         if dtype is not None and str(dtype) not in FLOATS and dtype not in map(np.dtype, FLOATS):
             raise DTypeError(f"dtype {dtype} must be one of {', '.join(FLOATS)}")
@@ -170,10 +180,30 @@ class PeftModel(SeveralAdapters):
                 f"dtype {dtype} is for weights in floats, and {len(packed)} of this base's are "
                 "packed; give dequantize=True"
             )
-        if self._switch.merged is None:
-            with self._dequantized() if dequantize else nullcontext():
+        apart = self._switch.merged is None
+        with self._dequantized() if dequantize else nullcontext():
+            if apart:
                 self.merge_adapter()
+            try:
+                self._check_range(dtype)
+            except NonFiniteError:
+                if apart:
+                    self.unmerge_adapter()
+                raise
         return self._unload(dtype)
+
+    def _check_range(self, dtype: Any) -> None:
+        """NonFiniteError naming the first weight that another type would make infinite."""
+        for name, p in own_parameters(self.model) if dtype is not None else ():
+            with np.errstate(over="ignore"):  # what comes of it is looked at
+                lost = np.isfinite(p.data) & ~np.isfinite(p.data.astype(dtype))
+            if lost.any():
+                largest, most = np.abs(p.data[lost]).max(), float(np.finfo(dtype).max)
+                raise NonFiniteError(
+                    f"{name} would hold {largest:.3g}, and {np.dtype(dtype)} ends at {most:.3g}; "
+                    "nothing was changed. Keep the weights in a wider dtype, or train the adapter "
+                    "again, with a lower learning rate"
+                )
 
     @contextmanager
     def _dequantized(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
 _IDLE = (
     "peft_type", "task_type", "inference_mode", "revision", "auto_mapping", "peft_version",
     "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_config",
-    "megatron_core", "runtime_config", "arrow_config", "qalora_group_size", "ensure_weight_tying",
+    "megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying",
 )  # fmt: skip
 # And of one method's alone: sizes that the arrays have as well, and how it began.
 _IDLE_OF: dict[str, tuple[str, ...]] = {
@@ -55,11 +55,10 @@ _IDLE_OF: dict[str, tuple[str, ...]] = {
 }
 # Those that do. What is neither comes from a version that is not known here.
 _OTHERS = (
-    "alora_invocation_tokens", "fan_in_fan_out", "kasa_config", "layer_replication", "lora_bias",
-    "modules_to_save", "monteclora_config", "num_transformer_submodules", "target_parameters",
-    "use_bdlora", "use_qalora", "velora_config",
+    "alora_invocation_tokens", "arrow_config", "fan_in_fan_out", "kasa_config",
+    "layer_replication", "lora_bias", "modules_to_save", "monteclora_config",
+    "num_transformer_submodules", "target_parameters", "use_bdlora", "use_qalora", "velora_config",
 )  # fmt: skip
-_EMPTY: tuple[Any, ...] = (None, False, "none", "", {}, [])
 # Starts that leave the base as it is: how A and B began does not matter any more.
 _PLAIN_STARTS = ("eva", "orthogonal", "mica")
 
@@ -110,7 +109,7 @@ def from_json(settings: dict[str, Any], path: Path) -> PeftConfig:
     if base is not None and not isinstance(base, str):
         raise FormatError(f"{path}: base_model_name_or_path = {base!r} must be a name or null")
     if kind == "LORA":
-        _check_lora(settings, known, path)
+        _check_lora(known, path)
     try:
         config = _KINDS[kind](**known)
     except ConfigError as error:
@@ -123,13 +122,24 @@ def _own(kind: Any) -> list[str]:
     return [f.name for f in fields(kind) if f.name != "task_type"]
 
 
+def _empty(value: Any) -> bool:
+    """Whether a field says nothing. A 0 is a number, though to Python it equals False."""
+    return value is None or value is False or value in ("none", "", {}, [])
+
+
 def _listed(names: Iterable[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _check_lora(settings: dict[str, Any], known: dict[str, Any], path: Path) -> None:
-    """FormatError for a start and for tyings that are not done here; puts `known` in order."""
+def ties_the_ends(settings: dict[str, Any]) -> bool:
+    """Whether what is trained of embeddings and head shall be one, if the base has one array."""
+    trained = str([settings.get("target_modules"), settings.get("modules_to_save")])
+    return bool(settings.get("ensure_weight_tying")) and any(end in trained for end in ENDS)
+
+
+def _check_lora(known: dict[str, Any], path: Path) -> None:
+    """FormatError for a start that is not done here; puts `known` in order."""
     start = known.get("init_lora_weights", True)
     if start not in (True, False, "gaussian", "pissa"):
         if start not in _PLAIN_STARTS:
@@ -138,13 +148,7 @@ def _check_lora(settings: dict[str, Any], known: dict[str, Any], path: Path) -> 
                 "too; convert the adapter to a plain LoRA when saving it with PEFT"
             )
         known["init_lora_weights"] = True
-    trained = str([known.get("target_modules"), known.get("modules_to_save")])
-    if settings.get("ensure_weight_tying") and any(end in trained for end in ENDS):
-        raise FormatError(
-            f"{path}: ensure_weight_tying ties what is trained of embeddings and head, which is "
-            "not done here"
-        )
-    if isinstance(known["target_modules"], str) and known.get("layers_pattern") in _EMPTY:
+    if isinstance(known["target_modules"], str) and _empty(known.get("layers_pattern")):
         known.pop("layers_pattern", None)
 
 
@@ -155,7 +159,7 @@ def _check_others(settings: dict[str, Any], kind: str, path: Path) -> None:
         if name in idle:
             continue
         # A decoder is one module with virtual tokens before it; a translator would be two.
-        if value not in _EMPTY and (name, value) != ("num_transformer_submodules", 1):
+        if not _empty(value) and (name, value) != ("num_transformer_submodules", 1):
             raise FormatError(
                 f"{path}: {name} = {value!r} is not computed here, and the adapter would "
                 "mean something else without it"

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from minilora.autograd import grad_enabled
 from minilora.errors import AdapterError
-from minilora.peft.adapters import Adapters
+from minilora.peft.adapters import Adapters, check_seed
 from minilora.peft.row_wise import BASE, Rows, using_rows
-from minilora.peft.weighted import Combination, check_weights, combine
+from minilora.peft.weighted import Combination, check_weights, combine, is_list
 
 
 class SeveralAdapters(Adapters):
@@ -47,6 +47,7 @@ class SeveralAdapters(Adapters):
         merged; ConfigError for settings. Nothing is changed then.
         """
         how = Combination(combination_type, svd_rank, density, majority_sign_method, seed)
+        check_seed(seed)
         check_weights(adapters, weights)
         for name in adapters:
             self._check_name(name)
@@ -82,7 +83,7 @@ class SeveralAdapters(Adapters):
             yield
 
     def _rows(self, adapter_names: Sequence[str]) -> Rows:
-        if isinstance(adapter_names, str):
+        if not is_list(adapter_names):
             raise AdapterError(
                 f"adapter_names {adapter_names!r} must be a list, with a name for each row"
             )
@@ -96,9 +97,11 @@ class SeveralAdapters(Adapters):
                 "adapter_names does not go with gradient checkpointing, which computes blocks "
                 "again when the names are no longer known; switch that off, or use no_grad()"
             )
+        for name in adapter_names:
+            if not isinstance(name, str) or name != BASE:
+                self._check_name(name)
         names = set(adapter_names)
         for name in names - {BASE}:
-            self._check_name(name)
             for path, layer in self.adapted(name) if len(names) > 1 else ():
                 if not layer.goes_by_row(name):
                     raise AdapterError(

@@ -7,7 +7,7 @@ Everything is checked and computed before anything is attached. How numbers are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +83,7 @@ def combine(
     if len(adapters) == 1 and how.kind != "linear":  # nothing to be combined: as in PEFT
         how = replace(how, kind="linear", svd_rank=None)
     _check_kinds(adapters, configs, how)
+    _check_finite(adapters)
     paths = list(dict.fromkeys(path for layers in adapters.values() for path in layers))
     here = {
         path: {n: layers[path] for n, layers in adapters.items() if path in layers}
@@ -95,10 +96,13 @@ def combine(
     for path, layers in here.items():
         pairs = [layer.pair(name) for name, layer in layers.items()]
         scalings = [layer.configs[name].scaling for name, layer in layers.items()]
-        pair = _one(pairs, scalings, [given[name] for name in layers], how, rank, rng)
-        found[path] = combining.widened(pair, rank)
-        with np.errstate(over="ignore"):  # what comes of it is looked at
-            finite = all(np.isfinite(part.astype(np.float32)).all() for part in found[path])
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+                pair = _one(pairs, scalings, [given[name] for name in layers], how, rank, rng)
+                found[path] = combining.widened(pair, rank)
+                finite = all(np.isfinite(part.astype(np.float32)).all() for part in found[path])
+        except NonFiniteError:  # said below, with the place
+            finite = False
         if not finite:
             raise NonFiniteError(
                 f"combining {', '.join(map(repr, layers))} makes numbers at {path} that are not "
@@ -182,6 +186,18 @@ def _check_kinds(
             )
 
 
+def _check_finite(adapters: Mapping[str, Mapping[str, LoraLinear | LoraEmbedding]]) -> None:
+    """NonFiniteError naming the first array of an adapter that holds a NaN or is infinite."""
+    for name, layers in adapters.items():
+        for path, layer in layers.items():
+            for end, p in layer.parts(name).items():
+                if not np.isfinite(p.data).all():
+                    raise NonFiniteError(
+                        f"{path}.{end} of adapter {name!r} holds numbers that are not finite; "
+                        "nothing was added. Train it again, with a lower learning rate"
+                    )
+
+
 def _has_own_base(name: str, layer: Any) -> bool:
     return name in (layer.lora_residual if isinstance(layer, LoraLinear) else layer.lora_base)
 
@@ -213,11 +229,18 @@ def _settings(
 
 def check_weights(adapters: Sequence[str], weights: Sequence[float]) -> None:
     """AdapterError unless there is one finite weight for each of several different names."""
-    if isinstance(adapters, str) or len(adapters) == 0:
+    if not is_list(adapters) or len(adapters) == 0:
         raise AdapterError(f"adapters {adapters!r} must be a list of names, e.g. ['a', 'b']")
+    for name in adapters:
+        if not isinstance(name, str):
+            raise AdapterError(f"adapters: {name!r} must be the name of one, e.g. 'a'")
     if len(set(adapters)) < len(adapters):
         raise AdapterError(
             f"adapters {list(adapters)}: a name is there twice; give it the sum of its weights"
+        )
+    if not is_list(weights):
+        raise AdapterError(
+            f"weights {weights!r} must be a list, with one for each adapter, e.g. [0.5, 0.5]"
         )
     if len(weights) != len(adapters):
         raise AdapterError(
@@ -226,3 +249,10 @@ def check_weights(adapters: Sequence[str], weights: Sequence[float]) -> None:
     for name, weight in zip(adapters, weights, strict=True):
         if not isinstance(weight, int | float | np.number) or not math.isfinite(weight):
             raise AdapterError(f"the weight {weight!r} of adapter {name!r} must be a finite number")
+
+
+def is_list(given: Any) -> bool:
+    """Whether something holds several things in an order: not one name, not a set."""
+    if isinstance(given, np.ndarray):
+        return given.ndim > 0
+    return isinstance(given, Collection) and not isinstance(given, str | set | frozenset)

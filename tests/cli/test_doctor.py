@@ -65,6 +65,13 @@ def test_the_type_that_is_merged_into(run, adapter):
     assert outcome.out.startswith("merge_swallowed: merged in bfloat16, ")
 
 
+def test_a_prefix_on_the_default_base(run, here):
+    config = minilora.PrefixTuningConfig(num_virtual_tokens=4)
+    minilora.get_peft_model(minilora.load_base("skills"), config).save_pretrained(here / "prefix")
+    outcome = run("doctor", "prefix", "--base", "skills")
+    assert (outcome.status, outcome.out, outcome.err) == (0, "nothing found\n", "")
+
+
 def test_another_base_is_a_finding_and_no_warning_besides(run, adapter, here):
     adapter()
     base = minilora.load_base("skills")

@@ -103,6 +103,14 @@ def test_kinds_that_llama_cpp_cannot_hold(mistake, run, here, adapter):
     assert run(*EXPORT, "--merged", "--out", "a.gguf").status == 0
 
 
+def test_what_cannot_be_merged_is_not_sent_to_merging(mistake, adapter):
+    shutil.rmtree(adapter)
+    save_adapter(adapter, modules_to_save=["lm_head"])
+    line = mistake(*EXPORT, "--out", "a.gguf")
+    assert "--merged" not in line and "use it unmerged, with minilora" in line
+    assert "unmerged" in mistake(*EXPORT, "--merged", "--out", "a.gguf")
+
+
 def test_a_base_of_another_family(mistake, here, adapter):
     minilora.save_base(minilora.load_base("skills"), here / "base")
     settings = json.loads((here / "base/config.json").read_text()) | {"model_type": "gpt2"}

@@ -80,6 +80,28 @@ def test_the_figure(run, adapter, here, ending):
     assert "v_proj: ‖ΔW‖" in (here / "seen.txt").read_text()
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [({"use_dora": True}, "DoRA"), ({"init_lora_weights": "pissa"}, "PiSSA"), ({}, None)],
+)
+def test_where_the_product_is_not_all_that_is_added(run, adapter, start, said):
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | start))
+    outcome = run("inspect", "adapter")
+    assert outcome.status == 0
+    assert ("ΔW here is s B A" in outcome.out) == (said is not None)
+    assert said is None or f"with {said}" in outcome.out.splitlines()[-1]
+
+
+def test_an_adapter_without_pairs(run, mistake, adapter):
+    weights = adapter / "adapter_model.safetensors"
+    write_tensors(weights, {"base_model.model.model.norm.weight": np.ones(128, np.float32)})
+    assert "model.norm.weight" in run("inspect", "adapter").out
+    for json_too in ((), ("--json",)):
+        line = mistake("inspect", "adapter", "--figure", "seen.png", *json_too)
+        assert "no pairs A, B" in line and "--figure" in line
+
+
 def test_mistakes(mistake, adapter, here):
     assert "adapter_config.json" in mistake("inspect", "nowhere")
     assert ".gif" in mistake("inspect", "adapter", "--figure", "seen.gif")

@@ -84,6 +84,16 @@ def test_a_swallowed_adapter_is_said_aloud(run, here):
     assert "merge into float32" in warned
 
 
+def test_an_adapter_that_float32_swallows(run, here):
+    adapter_of("skills", here / "adapter", loud=1e-9)
+    outcome = run("merge", "--adapter", "adapter", "--out", "merged")
+    assert outcome.status == 0
+    warned, _ = outcome.said
+    assert warned.startswith("minilora: float32 swallows the adapter: in 8 of 8 matrices")
+    assert "merge into float32" not in warned
+    assert not any(row.endswith(" 0.0%") for row in outcome.out.splitlines())
+
+
 def test_an_adapter_that_has_learnt_nothing(run, here):
     adapter_of("skills", here / "adapter", loud=0)
     outcome = run("merge", "--adapter", "adapter", "--out", "merged", "--json")
@@ -117,6 +127,8 @@ def test_a_tied_head_is_refused(mistake, here):
         (("--adapter", "adapter", "--out", "m", "--base", "nix"), ["'nix'", "skills", "smollm2"]),
         (("--adapter", "adapter", "--out", "m", "--dtype", "int8"), ["'int8'", "bfloat16"]),
         (("--adapter", "adapter"), ["--out"]),
+        (("--adapter", "adapter", "--out", ""), ["''", "give a folder"]),
+        (("--adapter", "adapter", "--out", "", "--dtype", "nf4"), ["''", "give a folder"]),
         (("--out", "merged"), ["--adapter"]),
         (("--adapter", "adapter", "--out", "adapter/adapter_config.json"), ["adapter_config.json"]),
     ],

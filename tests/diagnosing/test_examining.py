@@ -9,7 +9,7 @@ from minilora.diagnosing.model import as_held
 from minilora.errors import ConfigError, FormatError
 from minilora.nn import Linear
 from minilora.optim import AdamW
-from minilora.peft import LoraConfig, get_peft_model
+from minilora.peft import BottleneckConfig, LoraConfig, PrefixTuningConfig, get_peft_model
 from minilora.training import train_step
 
 
@@ -46,8 +46,20 @@ def test_a_plain_model_in_full_fine_tuning(base, tiny_batch):
         assert doctor(model, AdamW(model.parameters()), tiny_batch) == []
 
 
-def test_before_its_first_step_an_adapter_may_be_zero(base, tiny_batch):
-    model = get_peft_model(base(), LoraConfig())
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(),
+        LoraConfig(use_dora=True, target_modules="all-linear"),
+        LoraConfig(init_lora_weights="pissa", r=4),
+        LoraConfig(target_modules=["embed_tokens"]),
+        BottleneckConfig(bottleneck_size=3),
+        BottleneckConfig(bottleneck_size=3, kind="parallel", nonlinearity="tanh"),
+        PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, init_weights="zero"),
+    ],
+)
+def test_before_its_first_step_an_adapter_may_change_nothing(base, tiny_batch, config):
+    model = get_peft_model(base(), config)
     assert doctor(model, AdamW(model.parameters()), tiny_batch) == []
 
 
@@ -100,3 +112,26 @@ def test_findings_are_a_line_each(folder):
 def test_a_type_that_is_not_merged_into(tuned):
     with pytest.raises(ConfigError, match="int8"):
         doctor(tuned(), merge_dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        (np.ones((2, 5), int), r"ndarray.* holds \(5,\) and \(5,\)"),
+        ((np.ones((2, 5), int),), r"tuple.* holds \(2, 5\);"),
+        ((np.ones((2, 5), int), None), r"holds \(2, 5\);"),
+        ((np.ones((2, 5), int), np.ones((2, 3), int)), r"holds \(2, 5\) and \(2, 3\)"),
+        ((np.ones(5, int), np.ones(5, int)), r"holds \(5,\) and \(5,\)"),
+        ([[1], [2, 3], [4], [5]], "list.* something else"),
+        (5, "int.* something else"),
+    ],
+)
+def test_a_batch_that_is_none(tuned, batch, said):
+    with pytest.raises(ConfigError, match=rf"{said}.* give batch=\(ids, labels\)"):
+        doctor(tuned(), batch=batch)
+
+
+def test_a_batch_of_packed_rows(tuned, tiny_batch):
+    ids, labels = tiny_batch
+    for start in (None, np.zeros_like(ids)):
+        assert doctor(tuned(), batch=(ids, labels, start)) == []

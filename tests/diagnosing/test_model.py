@@ -9,7 +9,14 @@ import minilora
 from minilora.diagnosing import doctor, examine_folder
 from minilora.diagnosing.model import as_held, narrowest
 from minilora.optim import AdamW
-from minilora.peft import LoraConfig, PeftModel
+from minilora.peft import (
+    BottleneckConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 
 
 def test_nan_in_the_base(tuned, base, folder, names):
@@ -115,3 +122,53 @@ def test_rounding_to_bfloat16_is_that_of_torch():
     assert np.array_equal(as_held(x, "bfloat16"), theirs)
     assert [narrowest([a]) for a in (x, theirs)] == ["float32", "bfloat16"]
     assert narrowest([x.astype(np.float16).astype(np.float32)]) == "float16"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PrefixTuningConfig(num_virtual_tokens=4),
+        PromptTuningConfig(num_virtual_tokens=4),
+        BottleneckConfig(bottleneck_size=3),
+    ],
+)
+def test_the_tied_ends_behind_other_kinds_of_adapters(base, config, learn, tmp_path, names):
+    model = get_peft_model(base(tied=True), config)
+    learn(model)
+    assert doctor(model) == []
+    model.save_pretrained(tmp_path)
+    assert examine_folder(tmp_path, base(tied=True)) == []
+    embeddings = model.model.model.embed_tokens.weight
+    model.model.lm_head.weight = minilora.Parameter(embeddings.data.copy())
+    assert names(doctor(model)) == ["untied_unawares"]
+
+
+def test_a_merge_that_float32_swallows_has_a_way_out_that_is_another(tuned):
+    model = tuned()
+    for layer in model.layers().values():
+        layer.lora_B["default"].weight.data *= 1e-8
+    (one,) = doctor(model)
+    assert one.reason.startswith("merged in float32, ")
+    assert "unmerged" in one.way_out and "float32" not in one.way_out
+    (one,) = doctor(model, merge_dtype="bfloat16")
+    assert "Merge into float32" in one.way_out
+
+
+def test_dora_that_bfloat16_swallows(base, names):
+    """What lengths are rounded by is passed over; what has been learnt is not."""
+    model = get_peft_model(base(), LoraConfig(use_dora=True))
+    for layer in model.layers().values():
+        B = layer.lora_B["default"].weight.data
+        B[:] = np.random.default_rng(0).normal(0, 1e-4, B.shape)
+    assert doctor(model) == []
+    assert names(doctor(model, merge_dtype="bfloat16")) == ["merge_swallowed"]
+
+
+def test_an_adapter_that_brought_its_own_matrix(folder, base, names):
+    """There more is changed than the bypass says, and nothing is scaled wrongly."""
+    own = base().lm_head.weight.data + np.float32(0.5)
+    place = folder({"base_model.model.lm_head.base_layer.weight": own}, target_modules=["lm_head"])
+    with pytest.warns(UserWarning, match="adapter's own is used"):
+        model = PeftModel.from_pretrained(base(), place)
+    assert doctor(model) == []
+    assert examine_folder(place, base()) == []

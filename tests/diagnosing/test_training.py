@@ -7,6 +7,7 @@ from minilora.autograd import Tensor
 from minilora.data import skills
 from minilora.diagnosing import doctor
 from minilora.optim import AdamW
+from minilora.peft import BottleneckConfig, get_peft_model
 
 
 def test_an_optimizer_that_lacks_some(tuned):
@@ -102,3 +103,24 @@ def test_a_step_that_is_not_finite(tuned, tiny_batch, names):
     for layer in model.layers().values():
         layer.lora_B["default"].weight.data[:] = 1e30
     assert "gradient_does_not_arrive" in names(doctor(model, batch=tiny_batch))
+
+
+def test_training_while_an_adapter_is_merged(tuned, tiny_batch, names):
+    model = tuned()
+    optimizer = AdamW(model.parameters())
+    model.merge_adapter()
+    (one,) = doctor(model, optimizer, tiny_batch)
+    assert one.diagnosis == "training_while_merged"
+    assert "'default' is merged" in one.reason and "unmerge_adapter()" in one.way_out
+    model.unmerge_adapter()
+    assert doctor(model, optimizer, tiny_batch) == []
+
+
+def test_a_bottleneck_of_zeros_never_learns(base, tiny_batch):
+    """As a fresh one has them W₂ and b₂ are zero; with W₁ zero, too, all but b₂ stays."""
+    model = get_peft_model(base(), BottleneckConfig(bottleneck_size=3))
+    for name, p in model.named_parameters():
+        if "adapter_down" in name:
+            p.data[:] = 0
+    (one,) = doctor(model, batch=tiny_batch)
+    assert one.diagnosis == "gradient_does_not_arrive" and "12 of 16" in one.reason

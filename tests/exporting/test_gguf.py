@@ -12,9 +12,16 @@ from minilora.exporting import export_adapter, export_model, merge
 from minilora.exporting.vocabulary import vocabulary
 from minilora.files.gguf import GGUFFile
 from minilora.files.narrow import rounded
-from minilora.files.safetensors import read_tensors
+from minilora.files.safetensors import read_tensors, write_tensors
 from minilora.model import ModelConfig, Transformer
-from minilora.peft import PeftModel
+from minilora.peft import (
+    BottleneckConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 
 gguf = pytest.importorskip("gguf", reason="needs the extra llm")
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra llm")
@@ -172,6 +179,63 @@ def test_an_adapter_on_a_tied_head(tmp_path, model_of, adapted):
         export_adapter(
             tmp_path / "adapter", model_of(tie_word_embeddings=True), tmp_path / "x.gguf"
         )
+
+
+@pytest.mark.filterwarnings("ignore:.*adapter's own is used")
+def test_an_adapter_that_brings_its_own_matrix_along(tmp_path, model_of, adapted):
+    peft = adapted(model_of(), target_modules=["lm_head", "q_proj"])
+    delta = peft.layers()["lm_head"].delta("default")
+    peft.save_pretrained(tmp_path / "adapter")
+    path, name = tmp_path / "adapter/adapter_model.safetensors", "lm_head.base_layer.weight"
+    head = model_of().lm_head.weight.data
+    for own in (head.copy(), head + np.float32(0.5)):
+        write_tensors(path, read_tensors(path) | {f"base_model.model.{name}": own})
+        if np.array_equal(own, head):  # the base's once more, as PEFT writes it
+            assert (
+                export_adapter(tmp_path / "adapter", model_of(), tmp_path / "x.gguf").tensors == 6
+            )
+            (tmp_path / "x.gguf").unlink()
+            continue
+        with pytest.raises(AdapterError, match=r"its own lm_head along.* give --merged"):
+            export_adapter(tmp_path / "adapter", model_of(), tmp_path / "x.gguf")
+        assert not (tmp_path / "x.gguf").exists()
+        merged, _ = merge(PeftModel.from_pretrained(model_of(), tmp_path / "adapter"))
+        export_model(merged, tmp_path / "x.gguf")
+        found = GGUFFile(tmp_path / "x.gguf").read("output.weight")
+        np.testing.assert_allclose(found, own + delta, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (PromptTuningConfig(num_virtual_tokens=3), "virtual tokens.*nor can it be merged into a"),
+        (PrefixTuningConfig(num_virtual_tokens=3), "virtual tokens.*nor can it be merged into a"),
+        (BottleneckConfig(bottleneck_size=3), "bottleneck.*nor can it be merged into a"),
+        (LoraConfig(modules_to_save=["lm_head"]), "modules_to_save.*into this base.*lm_head"),
+        (LoraConfig(target_modules=["embed_tokens"]), "on embeddings.*into this base.*lm_head"),
+        (LoraConfig(target_modules=["lm_head"], use_dora=True), "DoRA.*into this base.*lm_head"),
+        (LoraConfig(trainable_token_indices={"embed_tokens": [3], "lm_head": [4]}), "this base"),
+    ],
+)
+def test_what_cannot_be_merged_either_is_not_sent_to_that(tmp_path, config, said, model_of):
+    tied = {"tie_word_embeddings": True}
+    get_peft_model(model_of(**tied), config).save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match=rf"{said}.*use it unmerged, with minilora") as error:
+        export_adapter(tmp_path, model_of(**tied), tmp_path / "x.gguf")
+    assert "--merged" not in str(error.value)
+    with pytest.raises(AdapterError, match="unmerged"):
+        merge(PeftModel.from_pretrained(model_of(**tied), tmp_path))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"trainable_token_indices": [3]}, {"modules_to_save": ["norm"]}]
+)
+def test_what_can_be_merged_into_a_tied_base(tmp_path, settings, model_of, adapted):
+    tied = {"tie_word_embeddings": True}
+    adapted(model_of(**tied), **settings).save_pretrained(tmp_path)
+    with pytest.raises(AdapterError, match="give --merged"):
+        export_adapter(tmp_path, model_of(**tied), tmp_path / "x.gguf")
+    assert merge(PeftModel.from_pretrained(model_of(**tied), tmp_path))[1]
 
 
 def test_a_qwen_with_the_angles_of_llama_3(tmp_path, model_of):

@@ -1,5 +1,7 @@
 """Merging: transformers has the same logits, and what rounding costs is told."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from minilora.errors import ConfigError, NonFiniteError
 from minilora.exporting import merge, save_merged
 from minilora.exporting.merging import compare
 from minilora.files.narrow import rounded
+from minilora.peft import IA3Config, LoraConfig, get_peft_model
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TEXT = "abcxyz=:hello"
@@ -88,7 +91,7 @@ def test_a_loud_adapter_survives(model_of, adapted):
     _, report = merge(adapted(model_of(), loud=0.3), "bfloat16")
     assert all(array.unmoved < 0.1 and array.error < 0.1 for array in report)
     _, report = merge(adapted(model_of(), loud=0.3))
-    assert all((array.unmoved, array.error) == (0, 0) for array in report)
+    assert all(array.unmoved < 1e-3 and 0 < array.error < 1e-5 for array in report)
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path, model_of, adapted):
@@ -102,3 +105,74 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, model_of, adapted):
     assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match=r"'float64'.* float32, float16, bfloat16"):
         merge(adapted(model_of()), "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("loud", [1e-9, 1e-6, 0.1])
+def test_the_loss_is_that_of_the_type_and_of_the_weights_own(model_of, adapted, loud, dtype):
+    """Also into float32, which W and W + ΔW are held in here."""
+    peft = adapted(model_of(), loud=loud)
+    deltas = {f"{path}.weight": layer.delta("default") for path, layer in peft.layers().items()}
+    base = model_of().state_dict()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        merged, report = merge(peft, dtype)
+    assert [array.name for array in report] == list(deltas)
+    for name, change, error, unmoved in report:
+        delta, W, written = deltas[name], base[name], rounded(merged.state_dict()[name], dtype)
+        assert change == pytest.approx(np.linalg.norm(delta), rel=1e-6)
+        assert error == pytest.approx(np.linalg.norm(written - (W + delta)) / change, rel=1e-6)
+        assert unmoved == (written == rounded(W, dtype))[delta != 0].mean()
+    swallowed = sum(array.unmoved > 0.5 for array in report)
+    assert len(warned) == bool(swallowed)
+    if loud == 1e-9:
+        assert swallowed == 4 and report[0].unmoved > 0.5 and report[0].error > 0.3
+        said = str(warned[0].message)
+        assert said.startswith(f"{dtype} swallows the adapter: in 4 of 4")
+        assert ("merge into float32" in said) == (dtype != "float32")
+        assert said.endswith("use the adapter unmerged")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(use_dora=True, target_modules=["embed_tokens", "q_proj"]),
+        LoraConfig(init_lora_weights="pissa", r=3),
+        LoraConfig(modules_to_save=["norm", "lm_head"], bias="all"),
+        LoraConfig(trainable_token_indices=[3, 5]),
+        IA3Config(),
+    ],
+)
+def test_every_kind_that_merges_is_told(model_of, config):
+    peft = get_peft_model(model_of(attention_bias=True), config)
+    rng = np.random.default_rng(0)
+    for p in peft.trainable_parameters():
+        p.data += rng.normal(0, 0.1, p.shape).astype(p.dtype)
+    base = model_of(attention_bias=True).state_dict()
+    merged, report = merge(peft)
+    found = merged.state_dict()
+    moved = {name for name in found if not np.array_equal(found[name], base[name])}
+    assert {array.name for array in report} == moved
+    for name, change, error, _ in report:
+        delta = found[name].astype(np.float64) - base[name]
+        assert change == pytest.approx(np.linalg.norm(delta), rel=1e-4)
+        assert error < 1e-4
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [{"use_dora": True}, {"init_lora_weights": "pissa"}])
+def test_what_lengths_and_residuals_are_rounded_by_is_not_warned_of(model_of, kind):
+    _, report = merge(get_peft_model(model_of(), LoraConfig(r=3, **kind)))
+    assert all(array.change < 1e-5 for array in report) and len(report) == 4
+
+
+def test_beside_few_bits_and_after_merging(adapted):
+    peft = adapted(load_base("skills", quantize="nf4"))
+    sizes = [np.linalg.norm(layer.delta("default")) for layer in peft.layers().values()]
+    _, report = merge(peft)
+    assert [array.change for array in report] == pytest.approx(sizes, rel=1e-6)
+    peft = adapted(load_base("skills"))
+    peft.merge_adapter()
+    _, report = merge(peft)
+    assert [array.change for array in report] == pytest.approx(sizes, rel=1e-6)

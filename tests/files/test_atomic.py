@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from minilora.files.atomic import locate, whole_file, whole_folder
+from minilora.errors import ConfigError
+from minilora.files.atomic import locate, made_folder, whole_file, whole_folder
 
 
 def write(path, content):
@@ -52,6 +53,15 @@ def test_an_error_takes_back_the_folders_that_were_made(tmp_path):
     with pytest.raises(ValueError):
         fail_in(whole_file(tmp_path / "a" / "b" / "file"), ValueError)
     assert os.listdir(tmp_path) == []
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"''.*give a folder"), made_folder(""):
+        pass
+    with made_folder(".") as folder:  # which can be said
+        write(folder / "file", b"new")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_disk_that_fills_up_surfaces(tmp_path, monkeypatch):

@@ -238,3 +238,24 @@ def test_a_rank_of_a_pattern_is_held_to_the_same_rule(tiny):
     config = LoraConfig(r=2, target_modules=["q_proj", "k_proj"], rank_pattern={"k_proj": 13})
     with pytest.raises(ConfigError, match=r"rank 13 .* = 12 of .*k_proj \(12, 24\)"):
         get_peft_model(tiny(), config)
+
+
+@pytest.mark.parametrize("pattern", ["(", "a)(b", "(?i)h", "*", "a{99999999999}"])
+@pytest.mark.parametrize("setting", ["modules_to_save", "layers_pattern", "rank_pattern"])
+def test_what_cannot_be_a_part_of_a_regular_expression_is_said_with_its_setting(setting, pattern):
+    given = {pattern: 2} if setting == "rank_pattern" else [pattern]
+    with pytest.raises(ConfigError) as said:
+        LoraConfig(layers_to_transform=[0, 1], **{setting: given})
+    assert f"{setting}: {pattern!r} is no regular expression" in str(said.value)
+
+
+def test_names_that_are_no_patterns_may_be_anything():
+    assert LoraConfig(exclude_modules=["("]).exclude_modules == ("(",)
+    assert LoraConfig(exclude_modules="(?i).*Q_PROJ").exclude_modules
+
+
+@pytest.mark.parametrize("pattern", ["(layers|h)", "layers|h", "(?:h|layers)", "(l)(a)yers"])
+def test_the_number_of_a_layer_stands_behind_whatever_groups_the_pattern_has(pattern):
+    for layer in (0, 1):
+        found = find_targets(LINEARS, ["q_proj"], layer, layers_pattern=[pattern])
+        assert found == [f"model.layers.{layer}.self_attn.q_proj"]

@@ -74,8 +74,18 @@ def test_unknown_fields_that_are_empty_are_named_in_one_warning(saved, tiny):
     ) as w:
         PeftModel.from_pretrained(tiny(), folder)
     assert len(w) == 1
-    change(folder, of_next_year=3)
-    refused(tiny(), folder, FormatError, CONFIG, "of_next_year = 3")
+    for value in (3, 0, 0.0):  # 0 equals False, but is not empty
+        change(folder, of_next_year=value)
+        refused(tiny(), folder, FormatError, CONFIG, f"of_next_year = {value}")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_choice_among_adapters_for_each_token_is_not_idle(saved, tiny):
+    folder = saved()
+    change(folder, arrow_config={"top_k": 2})
+    refused(tiny(), folder, FormatError, CONFIG, "arrow_config = {'top_k': 2} is not computed")
+    change(folder, arrow_config=None)
+    assert PeftModel.from_pretrained(tiny(), folder).layers()
 
 
 @pytest.mark.parametrize("start", ["eva", "orthogonal", "mica", "pissa_niter_4", "olora", "loftq"])
@@ -89,13 +99,18 @@ def test_starts_that_leave_the_base_alone_open_and_others_do_not(saved, tiny, st
 
 
 def test_tying_what_is_trained_is_refused_in_words_where_it_would_matter(saved, tiny):
-    folder = saved(LoraConfig(r=2, modules_to_save=["embed_tokens"]))
+    config = LoraConfig(r=2, modules_to_save=["embed_tokens"])
+    folder = saved(config, tied=True)
     change(folder, ensure_weight_tying=True)
-    refused(tiny(), folder, FormatError, CONFIG, "ensure_weight_tying")
+    refused(tiny(tied=True), folder, AdapterError, str(folder), "ensure_weight_tying")
     shutil.rmtree(folder)
-    folder = saved(LoraConfig(r=2))
+    folder = saved(config)  # beside a base of two arrays there is nothing to be tied
     change(folder, ensure_weight_tying=True)
     assert PeftModel.from_pretrained(tiny(), folder).layers()
+    shutil.rmtree(folder)
+    folder = saved(LoraConfig(r=2), tied=True)
+    change(folder, ensure_weight_tying=True)
+    assert PeftModel.from_pretrained(tiny(tied=True), folder).layers()
 
 
 def test_older_names_of_the_lengths_open(saved, tiny, tiny_batch, logits):
@@ -245,6 +260,59 @@ def test_the_bases_own_embeddings_beside_a_pair_are_accepted(saved, tiny, dtype,
         warnings.simplefilter("error")
         model = PeftModel.from_pretrained(base, folder)
     assert fingerprint(model.adapter_weights()) == expected
+
+
+def as_bfloat16(array):
+    """What is read of an array that was written in bfloat16: float32 with 16 bits."""
+    bits = array.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize(
+    "written", [as_bfloat16, lambda array: array.astype(np.float16).astype(np.float32)]
+)
+def test_the_bases_own_embeddings_are_known_rounded_to_16_bits_of_any_kind(saved, tiny, written):
+    folder = saved(LoraConfig(r=2, target_modules=["lm_head"]))
+    base = tiny()
+    head = base.lm_head.weight.data
+    assert not np.array_equal(written(head), head)
+    change_arrays(folder, lambda a: a.update({f"{HEAD}.base_layer.weight": written(head)}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PeftModel.from_pretrained(base, folder)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_head_that_differs_by_less_than_bfloat16_would_is_another_one(
+    saved, tiny, tiny_batch, dtype, logits
+):
+    ids, _ = tiny_batch
+    folder = saved(LoraConfig(r=2, target_modules=["lm_head"]))
+    head = (tiny().lm_head.weight.data * np.float32(1.0035)).astype(dtype)
+    changed = tiny()
+    changed.lm_head.weight.data[:] = head
+    with pytest.warns(UserWarning, match="other weights"):
+        expected = logits(PeftModel.from_pretrained(changed, folder), ids)
+    change_arrays(folder, lambda arrays: arrays.update({f"{HEAD}.base_layer.weight": head}))
+    with pytest.warns(UserWarning, match="lm_head.weight is not this base's; the adapter's own"):
+        model = PeftModel.from_pretrained(tiny(), folder)
+    assert np.array_equal(logits(model, ids), expected)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["lora_A", "base_layer"])
+def test_numbers_beyond_the_type_of_the_base_are_named(saved, tiny, name):
+    folder = saved(LoraConfig(r=2, target_modules=["lm_head"]))
+    head = np.float64(tiny().lm_head.weight.data)
+
+    def widen(arrays):
+        arrays[f"{HEAD}.base_layer.weight"] = head
+        arrays[f"{HEAD}.lora_A.weight"] = np.float64(arrays[f"{HEAD}.lora_A.weight"])
+        arrays[f"{HEAD}.{name}.weight"][0, 1] = -1e39
+
+    change_arrays(folder, widen)
+    said = f"{HEAD}.{name}.weight".replace(".base_layer", "")
+    refused(tiny(), folder, AdapterError, str(folder), said, "1e+39", "float32", "3.4e+38")
 
 
 @pytest.mark.parametrize("dora", [False, True])

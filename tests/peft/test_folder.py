@@ -251,6 +251,7 @@ def test_a_setting_that_changes_the_result_and_is_not_computed_here(folder, tiny
         ("alpha_pattern", {"q_proj": "loud"}),
         ("exclude_modules", 3),
         ("modules_to_save", {"lm_head": 1}),
+        ("modules_to_save", ["("]),
         ("trainable_token_indices", "all"),
         ("trainable_token_indices", [31]),
         ("trainable_token_indices", {"q_proj": [1]}),
@@ -268,6 +269,7 @@ def test_a_value_that_no_adapter_has(folder, tiny, name, value):
     base.base_name = "bases/tiny"
     shown = {
         "[]": "target_modules",
+        "['(']": "adapter_config.json: modules_to_save: '(' is no regular expression",
         "['nonsense']": "'nonsense'",
         "{'q_proj': 0}": "rank_pattern['q_proj'] = 0",
         "{'q_proj': 'loud'}": "alpha_pattern['q_proj'] = 'loud'",

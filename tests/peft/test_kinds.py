@@ -273,6 +273,15 @@ def test_settings_that_collide_or_are_not_there_are_refused_in_words(
     assert all(p.requires_grad for p in base.parameters())
 
 
+def test_a_head_whose_tokens_are_trained_by_the_embeddings_setting_is_told_so(tiny):
+    config = LoraConfig(r=2, target_modules=["q_proj", "lm_head"], trainable_token_indices=[3])
+    base = tiny(tied=True)
+    with pytest.raises(ConfigError, match=r"lm_head is meant by .*one array is the embeddings and"):
+        get_peft_model(base, config)
+    assert all(p.requires_grad for p in base.parameters())
+    assert get_peft_model(tiny(), config).layers()
+
+
 TIED = [
     LoraConfig(r=2, target_modules=["embed_tokens"]),
     LoraConfig(r=2, target_modules=["lm_head", "v_proj"]),

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from minilora.bases import load_base, save_base
+from minilora.bases import load_base, quantize_base, save_base
 from minilora.errors import AdapterError, NonFiniteError
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, get_peft_model
@@ -95,6 +95,59 @@ def test_merge_and_unload_into_another_type(tuned, tiny_batch, logits):
     for name, array in wide.state_dict().items():
         assert np.array_equal(narrow.state_dict()[name], array.astype(np.float16))
     np.testing.assert_allclose(logits(narrow, ids), logits(wide, ids), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("first", ["apart", "merged"])
+@pytest.mark.parametrize("dtype", [np.float16, "float16"])
+def test_a_weight_too_large_for_another_type_is_named_and_nothing_changed(
+    tuned, fingerprint, first, dtype
+):
+    model = tuned()
+    name = "model.layers.1.self_attn.v_proj"
+    model.layers()[name].lora_B["default"].weight.data[3, 1] = 1e6
+    before = fingerprint(model.state_dict())
+    if first == "merged":
+        model.merge_adapter()
+    there = fingerprint(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(NonFiniteError, match=rf"{name}\.weight .*float16 ends at 6.55e\+04"):
+            model.merge_and_unload(dtype)
+    assert fingerprint(model.state_dict()) == there
+    assert model.active_adapter == "default"
+    if first == "merged":
+        model.unmerge_adapter()
+    assert fingerprint(model.state_dict()) == before
+    model.merge_adapter()  # nothing counted as merged, which would only warn
+    assert np.isfinite(model.merge_and_unload(np.float32).state_dict()[f"{name}.weight"]).all()
+
+
+def test_what_stands_beside_bits_is_not_made_floats_if_the_type_is_too_narrow(tiny):
+    model = get_peft_model(quantize_base(tiny(), "nf4", block_size=24), QV)
+    name = "model.layers.0.self_attn.q_proj"
+    layer = model.layers()[name]
+    layer.lora_B["default"].weight.data[:] = 1e6
+    bits = layer.base_layer.weight.data
+    with pytest.raises(NonFiniteError, match=name):
+        model.merge_and_unload(np.float16, dequantize=True)
+    assert layer.base_layer.weight.data is bits
+    assert model.layers()[name] is layer
+
+
+def test_where_the_model_has_to_be_the_base_nothing_is_merged(
+    tuned, tiny, tiny_batch, logits, fingerprint
+):
+    ids, _ = tiny_batch
+    model = tuned()
+    before = fingerprint(model.state_dict())
+    with model.disable_adapter():
+        for merge in (model.merge_adapter, model.merge_and_unload):
+            with pytest.raises(AdapterError, match=r"'default' is switched off by disable_adapter"):
+                merge()
+        assert np.array_equal(logits(model, ids), logits(tiny(), ids))
+    assert fingerprint(model.state_dict()) == before
+    model.merge_adapter()
+    assert fingerprint(model.state_dict()) != before
 
 
 def test_merge_and_unload_of_what_is_merged_already_adds_it_once(tuned, fingerprint):

@@ -207,10 +207,31 @@ def test_names_that_are_taken_unknown_or_impossible(tiny):
     for use in (model.set_adapter, model.delete_adapter, model.adapter_weights):
         with pytest.raises(AdapterError, match="no adapter 'yours'; there are: 'mine'"):
             use("yours")
-    for name in ("", "a.b", "a/b", "/tmp/elsewhere"):
+        with pytest.raises(AdapterError, match=r"no adapter \['mine'\]; there are: 'mine'"):
+            use(["mine"])
+    for name in ("", "a.b", "a/b", "/tmp/elsewhere", ["mine"], None, 5):
         with pytest.raises(AdapterError, match=r"adapter name .* must be"):
             model.add_adapter(name, QV)
     assert list(model.peft_config) == ["mine"]
+
+
+def test_a_name_is_no_longer_than_a_folders_can_be(tiny, tmp_path):
+    model = get_peft_model(tiny(), QV, "ä" * 100)
+    for name in ("a" * 201, "ä" * 101):
+        with pytest.raises(AdapterError, match=r"has 20[12] bytes; at most 200.*a shorter one"):
+            model.add_adapter(name, QV)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / ("ä" * 100)).is_dir()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, None, "1", True])
+def test_a_seed_that_is_none_is_refused_before_the_base_is_frozen(tiny, seed):
+    base = tiny()
+    with pytest.raises(ConfigError, match=f"seed {seed!r} must be a whole number"):
+        get_peft_model(base, QV, seed=seed)
+    assert all(p.requires_grad for p in base.parameters())
+    assert not any("lora" in name for name, _ in base.named_parameters())
+    assert get_peft_model(base, QV, seed=np.int64(3)).layers()
 
 
 def test_adapters_may_sit_beside_different_matrices(tiny, tiny_batch, tune, logits):

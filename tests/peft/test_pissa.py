@@ -7,7 +7,7 @@ from minilora.accounting import ledger, predict
 from minilora.accounting.counts import Method, arrays
 from minilora.accounting.presets import Gpt
 from minilora.bases import load_base, save_base
-from minilora.errors import AdapterError
+from minilora.errors import AdapterError, NonFiniteError
 from minilora.files.json_files import read_json, write_json
 from minilora.optim import AdamW
 from minilora.peft import LoraConfig, PeftModel, get_peft_model
@@ -174,6 +174,27 @@ def test_a_folder_of_a_rank_that_w_has_not_so_many_directions_for(tiny, tmp_path
     write_json(tmp_path / "adapter_config.json", {**said, "r": 13, "init_lora_weights": "pissa"})
     with pytest.raises(AdapterError, match=r"rank 13 is above min\(out, in\) = 12"):
         PeftModel.from_pretrained(tiny(), tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_matrix_without_directions_is_named_and_the_base_left_alone(
+    tiny, tmp_path, fingerprint, value
+):
+    get_peft_model(tiny(), LoraConfig(r=2)).save_pretrained(tmp_path)
+    said = read_json(tmp_path / "adapter_config.json")
+    write_json(tmp_path / "adapter_config.json", {**said, "init_lora_weights": "pissa"})
+    base = tiny()
+    base.model.layers[1].self_attn.v_proj.weight.data[2, 3] = value
+    before = fingerprint(base.state_dict())
+    for attach in (
+        lambda: get_peft_model(base, pissa(r=2)),
+        lambda: PeftModel.from_pretrained(base, tmp_path),
+    ):
+        with pytest.raises(NonFiniteError, match=r"pissa.*layers\.1\.self_attn\.v_proj"):
+            attach()
+        assert fingerprint(base.state_dict()) == before
+        assert all(p.requires_grad for p in base.parameters())
+    assert get_peft_model(base, pissa(r=2, target_modules=["q_proj"])).layers()
 
 
 class TestWithPeft:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from minilora.autograd import Tensor, no_grad
+from minilora.autograd import Tensor, grad_enabled, no_grad
 from minilora.bases import load_base, save_base
 from minilora.errors import AdapterError, ConfigError
 from minilora.generation import generate
@@ -240,6 +240,9 @@ def test_a_copy_of_attention_is_refused_in_a_mixed_batch_and_used_in_one_of_its_
         ("a0", "must be a list"),
         (["a0", "nobody", "a1", "a0", "a0"], "no adapter 'nobody'; there are: 'a0', 'a1'"),
         (["a0", None, "a1", "a0", "a0"], "no adapter None"),
+        ([["a0"], "a1", "a1", "a0", "a0"], "no adapter ['a0']; there are: 'a0', 'a1'"),
+        (5, "adapter_names 5 must be a list"),
+        ({"a0"}, "adapter_names {'a0'} must be a list"),
     ],
 )
 def test_names_that_do_not_fit_are_refused_in_words(several, tiny_batch, names, said):
@@ -255,6 +258,16 @@ def test_names_that_do_not_fit_are_refused_in_words(several, tiny_batch, names, 
         with pytest.raises(AdapterError) as error:
             call()
         assert said in str(error.value)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_texts_are_written_while_checkpointing_is_on_which_is_for_gradients(several, use_cache):
+    model = several([LoraConfig(r=2)] * 2)
+    prompts, names = [[3, 4], [5, 6, 7]], ["a0", "a1"]
+    expected = generate(model, prompts, 4, adapter_names=names, use_cache=use_cache)
+    model.gradient_checkpointing_enable()
+    assert expected == generate(model, prompts, 4, adapter_names=names, use_cache=use_cache)
+    assert grad_enabled()
 
 
 def test_what_it_does_not_go_with_is_said(several, tiny_batch, biased):

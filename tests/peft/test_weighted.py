@@ -227,7 +227,21 @@ def test_targets_of_one_kind_stay_readable(several):
         ({"weights": [1, 2, 3]}, AdapterError, "2 adapters and 3 weights"),
         ({"weights": [1, float("nan")]}, AdapterError, "weight nan of adapter 'b'"),
         ({"weights": [1, "2"]}, AdapterError, "weight '2' of adapter 'b'"),
+        ({"weights": 1.0}, AdapterError, "weights 1.0 must be a list"),
+        ({"weights": None}, AdapterError, "weights None must be a list"),
+        ({"weights": {1, 2}}, AdapterError, "weights {1, 2} must be a list"),
+        ({"weights": np.array(1.0)}, AdapterError, "must be a list"),
+        ({"adapters": None}, AdapterError, "adapters None must be a list of names"),
+        ({"adapters": 5}, AdapterError, "adapters 5 must be a list of names"),
+        ({"adapters": {"a"}, "weights": [1]}, AdapterError, "adapters {'a'} must be a list"),
+        ({"adapters": [["a"], "b"]}, AdapterError, "['a'] must be the name of one"),
+        ({"adapter_name": ["n"]}, AdapterError, "['n'] must be of letters"),
+        ({"seed": -1}, ConfigError, "seed -1 must be a whole number"),
+        ({"seed": "one"}, ConfigError, "seed 'one' must be a whole number"),
         ({"weights": [1, 1e39], "combination_type": "cat"}, NonFiniteError, "not finite"),
+        ({"weights": [1e308, 1e308]}, NonFiniteError, "not finite"),
+        ({"weights": [1e308, 1e308], "combination_type": "ties_svd", "density": 1.0},
+         NonFiniteError, "not finite"),
         ({"adapter_name": "b"}, AdapterError, "'b' already"),
         ({"adapter_name": ""}, AdapterError, "must be of letters"),
         ({"adapter_name": "x/y"}, AdapterError, "must be of letters"),
@@ -259,6 +273,28 @@ def test_what_cannot_be_combined_is_refused_and_nothing_changed(
         model.add_weighted_adapter(**whole)
     assert said in str(caught.value)
     assert (fingerprint(model.state_dict()), dict(model.peft_config)) == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_number_that_is_none_is_named_by_adapter_and_matrix(several, fingerprint, kind, value):
+    model = several(QV, QV)
+    path = "model.layers.1.self_attn.v_proj"
+    model.layers()[path].lora_B["b"].weight.data[0, 0] = value
+    before = fingerprint(model.state_dict())
+    with pytest.raises(NonFiniteError, match=rf"{path}\.lora_B\.weight of adapter 'b'"):
+        model.add_weighted_adapter(["a", "b"], [1, 1], "new", kind, **density(kind))
+    assert fingerprint(model.state_dict()) == before
+    assert list(model.peft_config) == ["a", "b"]
+
+
+def test_names_and_weights_may_be_the_two_sides_of_a_mapping(several, fingerprint):
+    model = several(QV, QV)
+    given = {"a": 0.5, "b": -1}
+    model.add_weighted_adapter(given.keys(), given.values(), "new", "cat")
+    model.add_weighted_adapter(np.array(list(given)), np.array([0.5, -1]), "again", "cat")
+    new = fingerprint(model.adapter_weights("new"))
+    assert new == fingerprint(model.adapter_weights("again"))
 
 
 @pytest.mark.parametrize(
