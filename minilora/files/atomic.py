@@ -68,9 +68,9 @@ def whole_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Other files in `folder` stay. Readers that may come after a kill ask `locate` where a file is.
     When the block raises, that error surfaces and `folder` is as it was. One writer at a time.
 
-    Raises OSError for what the operating system refuses.
+    Raises OSError for what the operating system refuses, ConfigError for an empty name.
     """
-    folder = Path(folder)
+    folder = _named(folder)
     staging = folder / _STAGING
     with _made(folder):
         try:
@@ -106,11 +106,7 @@ def made_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises OSError naming the folder if it cannot be made or written, ConfigError for an empty name.
     """
-    if not os.fspath(folder):  # which Path takes for the current one
-        raise ConfigError(
-            "the folder to write is '', an empty name; give a folder, such as 'tuned'"
-        )
-    folder = Path(folder)
+    folder = _named(folder)
     with _made(folder):
         try:
             with tempfile.TemporaryFile(dir=folder):
@@ -118,6 +114,15 @@ def made_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(folder)) from error
         yield folder
+
+
+def _named(folder: str | os.PathLike[str]) -> Path:
+    """The folder that is meant. ConfigError for an empty name, which Path takes for this one."""
+    if not os.fspath(folder):
+        raise ConfigError(
+            "the folder to write is '', an empty name; give a folder, such as 'tuned'"
+        )
+    return Path(folder)
 
 
 @contextlib.contextmanager

@@ -55,11 +55,12 @@ def test_an_error_takes_back_the_folders_that_were_made(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("opened", [made_folder, whole_folder])
+def test_an_empty_name_is_not_the_current_folder(tmp_path, monkeypatch, opened):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"''.*give a folder"), made_folder(""):
+    with pytest.raises(ConfigError, match=r"''.*give a folder"), opened(""):
         pass
-    with made_folder(".") as folder:  # which can be said
+    with opened(".") as folder:  # which can be said
         write(folder / "file", b"new")
     assert os.listdir(tmp_path) == ["file"]
 
