@@ -37,6 +37,7 @@ def test_what_is_in_the_way_comes_first():
     assert next(iter(judged(Plan(LLAMA, QV, length=4096)).in_the_way)) == "frozen weights"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan",
     [

@@ -71,6 +71,7 @@ def test_it_is_the_ledger_of_the_step_by_kind_and_by_array(
     assert sorted(foretold.ledger.entries) == sorted(real.entries)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     configs,

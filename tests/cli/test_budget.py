@@ -109,6 +109,7 @@ class TestJson:
         assert said["trainable_parameters"] == 18_874_368
         assert (said["flops"], said["estimate"]) == (None, None)
 
+    @pytest.mark.slow
     def test_a_list_of_methods(self, run):
         said = run("budget", "smollm2-135m", "--compare", "--gpu", 8, "--json").json()
         assert [row["method"] for row in said["methods"]][:2] == ["full", "lora"]

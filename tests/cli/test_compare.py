@@ -90,6 +90,7 @@ class TestSmall:
         assert (settings["r"], settings["lora_alpha"]) == (4, 6)
         assert settings["base_model_name_or_path"] == "./mine"
 
+    @pytest.mark.slow
     def test_the_adapter_that_is_left_can_be_used(self, run):
         run("compare", "--steps=4", "--batch-size=8", "--task=rotate-right", "--lr=0.05")
         (row,) = skills.rows(skills.skill("rotate-right"), "train", 1)

@@ -7,6 +7,7 @@ import pytest
 from minilora.experiments.sweep import Grid
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_examples")
 def test_two_ranks_to_the_end(run, here):
     argv = ("sweep", "--ranks", "1,2", "--steps", "3", "--batch-size=4", "--jobs", "1")

@@ -72,6 +72,7 @@ def test_beside_a_zero_the_first_gradient_is_exactly_zero_and_the_next_is_not(ar
         assert (seen[f"moved_{part}"] == 0) == (part in zero_at_first)
 
 
+@pytest.mark.slow
 def test_both_zero_never_move():
     seen = seen_of("both 0", steps=20)
     assert seen["dA"] == seen["dB"] == [0.0] * 21
@@ -101,6 +102,7 @@ def test_each_arm_starts_as_its_name_says():
         assert point["lr_ratio"] == arm.lr_ratio == (16 if name == "LoRA+" else 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_few_questions")
 def test_the_steps_looked_at_are_those_of_the_tuning(monkeypatch):
     """The same weights after them, to the bit: else the figure would show another run."""

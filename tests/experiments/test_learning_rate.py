@@ -233,6 +233,7 @@ def test_figure_shows_every_arm(rows, drawn):
     assert "seeds 100, 101 on validation" in kept["caption"] and "0.005*" in kept["alt"]
 
 
+@pytest.mark.slow
 def test_figure_and_answer_survive_what_is_missing(rows, drawn, tmp_path):
     cases = {
         "full alone": where(rows, arm=FULL),

@@ -264,6 +264,7 @@ def test_figure_has_every_cell_line_and_ring(rows, drawn):
     assert "0.05" in kept["alt"] and "points" in kept["alt"]
 
 
+@pytest.mark.slow
 def test_figure_and_answer_survive_what_is_missing(rows, drawn, tmp_path):
     cases = {
         "one rank": where(rows, arm=which.R_LR, rank=4),

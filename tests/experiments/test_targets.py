@@ -185,6 +185,7 @@ def test_the_figure_has_a_panel_a_task_and_the_published_numbers(rows, drawn):
     assert "MLP r=3: 16,992 parameters, 81 % (80 to 82)" in alt
 
 
+@pytest.mark.slow
 def test_the_figure_survives_what_rows_may_lack(rows, drawn):
     one = [r for r in rows if r["seed"] in (0, 100) and r["task"] == "cipher"]
     for row in one:

@@ -88,6 +88,7 @@ def test_the_exercise_asks_for_what_the_table_is_made_of(opt):
     assert solved == pytest.approx(FIRST_STEP.reference(x, g, A, 0.7, opt), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_planted_rank_is_reached_to_the_least_that_each_rank_allows():
     ranks = [1, 4, 7, 8, 16]
     problem = {"size": 64, "true_rank": 8, "ranks": ranks, "steps": 600, "lr": 1e-2, "seed": 0}
